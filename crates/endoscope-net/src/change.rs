@@ -1,0 +1,290 @@
+//! Changes made ready: values as tensors of the right shape, and what each does to the chosen cells.
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::plan::{Change, Edit};
+use crate::selection::{Frame, Grid, Selection};
+use crate::site::{AxisName, Site, Size};
+use crate::value::Value;
+
+/// One checked edit of one site.
+#[derive(Debug, Clone)]
+pub(crate) struct PreparedEdit {
+    pub select: Selection,
+    pub operation: Operation,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    Set(Tensor),
+    Add(Tensor, f64),
+    Scale(f64),
+    Fill(f64),
+    Mean(Vec<usize>),
+    Interpolate {
+        source: Tensor,
+        /// None takes the source as it is.
+        mask: Option<Tensor>,
+    },
+    /// Orthonormal rows `[direction, dim]`; whether the span is what stays.
+    Project {
+        basis: Tensor,
+        onto: bool,
+    },
+}
+
+impl PreparedEdit {
+    pub fn new(site: &Site, edit: &Edit) -> Result<Self> {
+        edit.select.check(site)?;
+        for (what, value) in edit.change.values() {
+            check_numbers(site, what, value)?;
+        }
+        let operation = match &edit.change {
+            Change::Set { value } => Operation::Set(fitting(site, edit, "value", value)?),
+            Change::Add { value, scale } => Operation::Add(fitting(site, edit, "value", value)?, *scale),
+            Change::Scale { factor } => Operation::Scale(*factor),
+            Change::Zero => Operation::Fill(0.),
+            Change::Mean { over } => {
+                Operation::Mean(over.iter().map(|&axis| dimension(site, axis)).collect::<Result<_>>()?)
+            }
+            Change::Patch { source } => Operation::Interpolate { source: whole(site, source)?, mask: None },
+            Change::Interpolate { source, mask } => {
+                Operation::Interpolate { source: whole(site, source)?, mask: Some(fitting(site, edit, "mask", mask)?) }
+            }
+            Change::ProjectOnto { directions } => {
+                Operation::Project { basis: basis(site, edit, directions)?, onto: true }
+            }
+            Change::ProjectOut { directions } => {
+                Operation::Project { basis: basis(site, edit, directions)?, onto: false }
+            }
+            Change::KnockOut => match site.name.rsplit_once("hook_").map(|(_, short)| short) {
+                Some("attn_scores") => Operation::Fill(f64::NEG_INFINITY),
+                Some("pattern") => Operation::Fill(0.),
+                _ => return Err(not_possible(site, "edges are knocked out at hook_attn_scores or hook_pattern")),
+            },
+        };
+        if let Operation::Scale(factor) | Operation::Add(_, factor) = operation
+            && !factor.is_finite()
+        {
+            return Err(Error::NotFinite { site: site.name.clone(), what: "factor" });
+        }
+        Ok(Self { select: edit.select.clone(), operation })
+    }
+
+    /// Whether a value of this edit is being trained, so that the graph must be kept.
+    pub fn has_graph(&self) -> bool {
+        match &self.operation {
+            Operation::Set(value) | Operation::Add(value, _) => value.track_op(),
+            Operation::Interpolate { source, mask } => source.track_op() || mask.as_ref().is_some_and(Tensor::track_op),
+            _ => false,
+        }
+    }
+
+    /// An average over positions would change as text grows.
+    pub fn check_frame(&self, site: &Site, frame: &Frame) -> Result<()> {
+        let Operation::Mean(over) = &self.operation else { return Ok(()) };
+        let grows = |&dimension: &usize| {
+            matches!(site.axes[dimension].name, AxisName::Position | AxisName::Query | AxisName::Key)
+        };
+        match frame.grows && over.iter().any(grows) {
+            true => Err(not_possible(site, "a mean over positions has no fixed meaning while the text grows")),
+            false => Ok(()),
+        }
+    }
+
+    /// The new value of the chosen `cells`.
+    pub fn apply(&self, site: &Site, cells: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
+        let broadcast = |tensor: &Tensor, what: &'static str| {
+            tensor.to_dtype(cells.dtype())?.broadcast_as(cells.shape()).map_err(|_| Error::ValueShape {
+                site: site.name.clone(),
+                what,
+                found: tensor.dims().to_vec(),
+                expected: cells.dims().to_vec(),
+            })
+        };
+        Ok(match &self.operation {
+            Operation::Set(value) => broadcast(value, "value")?,
+            Operation::Add(value, scale) => (cells + (broadcast(value, "value")? * *scale)?)?,
+            Operation::Scale(factor) => (cells * *factor)?,
+            Operation::Fill(number) => {
+                Tensor::full(*number as f32, cells.shape(), cells.device())?.to_dtype(cells.dtype())?
+            }
+            Operation::Mean(over) => cells.mean_keepdim(over.as_slice())?.broadcast_as(cells.shape())?,
+            Operation::Interpolate { source, mask } => {
+                let source = broadcast(&source_cells(site, source, grid, frame)?, "source")?;
+                match mask {
+                    None => source,
+                    Some(mask) => (cells + (broadcast(mask, "mask")? * (source - cells)?)?)?,
+                }
+            }
+            Operation::Project { basis, onto } => {
+                let basis = basis.to_dtype(cells.dtype())?;
+                let (rows, dim) = (cells.elem_count() / cells.dim(D::Minus1)?.max(1), cells.dim(D::Minus1)?);
+                let flat = cells.contiguous()?.reshape((rows, dim))?;
+                let inside = flat.matmul(&basis.t()?)?.matmul(&basis)?.reshape(cells.shape())?;
+                if *onto { inside } else { (cells - inside)? }
+            }
+        })
+    }
+}
+
+/// The cells of another run at the same absolute positions.
+fn source_cells(site: &Site, source: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
+    let mut axes = Vec::with_capacity(grid.axes.len());
+    for (dimension, axis) in site.axes.iter().enumerate() {
+        let (chosen, size) = (&grid.axes[dimension], source.dim(dimension)?);
+        let shift = match axis.name {
+            AxisName::Position | AxisName::Query => frame.offset,
+            AxisName::Batch if size == 1 => {
+                axes.push(None);
+                continue;
+            }
+            _ => 0,
+        };
+        let entries: Vec<usize> = match chosen {
+            Some(list) => list.iter().map(|at| at + shift).collect(),
+            None => (shift..shift + grid.dims[dimension]).collect(),
+        };
+        if let Some(&index) = entries.iter().find(|&&at| at >= size) {
+            return Err(Error::ValueShape {
+                site: site.name.clone(),
+                what: "source",
+                found: source.dims().to_vec(),
+                expected: grid
+                    .dims
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &dim)| if i == dimension { index + 1 } else { dim })
+                    .collect(),
+            });
+        }
+        let whole = entries.len() == size && entries.iter().enumerate().all(|(i, &at)| i == at);
+        axes.push((!whole).then_some(entries));
+    }
+    crate::canvas::gather(source, &Grid { axes, dims: source.dims().to_vec() })
+}
+
+fn not_possible(site: &Site, reason: &str) -> Error {
+    Error::EditNotPossible { site: site.name.clone(), reason: reason.to_string() }
+}
+
+fn dimension(site: &Site, axis: AxisName) -> Result<usize> {
+    site.axis(axis).ok_or_else(|| Error::NoSuchAxis { site: site.name.clone(), axis, axes: site.axes_text() })
+}
+
+fn tensor(value: &Value) -> Result<Tensor> {
+    match value {
+        Value::Number(number) => Ok(Tensor::new(*number as f32, &Device::Cpu)?),
+        Value::Array(array) => Ok(array.0.clone()),
+        Value::File(file) => Err(Error::NotLoaded(file.file.clone())),
+    }
+}
+
+/// A NaN would spread silently; minus infinity is a masked attention score, which a source may hold.
+fn check_numbers(site: &Site, what: &'static str, value: &Value) -> Result<()> {
+    let numbers = tensor(value)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let is_source = what == "source";
+    match numbers.iter().all(|&x| x.is_finite() || (is_source && x == f32::NEG_INFINITY)) {
+        true => Ok(()),
+        false => Err(Error::NotFinite { site: site.name.clone(), what }),
+    }
+}
+
+/// A value that broadcasts to the selection, as far as that is known before a run.
+fn fitting(site: &Site, edit: &Edit, what: &'static str, value: &Value) -> Result<Tensor> {
+    let tensor = tensor(value)?;
+    let expected: Vec<Option<usize>> = site
+        .axes
+        .iter()
+        .map(|axis| match (axis.size, edit.select.on(axis.name)) {
+            (Size::Fixed(size), crate::Index::All) => Some(size),
+            (Size::Fixed(_), crate::Index::At(_)) => Some(1),
+            (Size::Fixed(_), crate::Index::List(list)) => Some(list.len()),
+            _ => None,
+        })
+        .collect();
+    let fits = tensor.rank() <= expected.len()
+        && tensor
+            .dims()
+            .iter()
+            .rev()
+            .zip(expected.iter().rev())
+            .all(|(&found, &wanted)| found == 1 || wanted.is_none_or(|wanted| wanted == found));
+    match fits {
+        true => Ok(tensor),
+        false => Err(Error::ValueShape {
+            site: site.name.clone(),
+            what,
+            found: tensor.dims().to_vec(),
+            expected: expected.into_iter().map(|size| size.unwrap_or(1)).collect(),
+        }),
+    }
+}
+
+/// A source of the shape of the whole site.
+fn whole(site: &Site, value: &Value) -> Result<Tensor> {
+    let source = tensor(value)?;
+    let sizes: Vec<Option<usize>> = site
+        .axes
+        .iter()
+        .map(|axis| match axis.size {
+            Size::Fixed(size) => Some(size),
+            Size::Input => None,
+        })
+        .collect();
+    let fits = source.rank() == sizes.len()
+        && source.dims().iter().zip(&sizes).all(|(&found, &wanted)| wanted.is_none_or(|wanted| wanted == found));
+    match fits {
+        true => Ok(source),
+        false => Err(Error::ValueShape {
+            site: site.name.clone(),
+            what: "source",
+            found: source.dims().to_vec(),
+            expected: sizes.into_iter().map(|size| size.unwrap_or(1)).collect(),
+        }),
+    }
+}
+
+/// An orthonormal basis of the span of `directions`, by modified Gram-Schmidt in f64.
+fn basis(site: &Site, edit: &Edit, directions: &Value) -> Result<Tensor> {
+    let last = site.axes.last().map(|axis| (axis.name, axis.size));
+    let Some((AxisName::Dim, Size::Fixed(dim))) = last else {
+        return Err(not_possible(site, "a projection needs a site whose last axis is a vector"));
+    };
+    if *edit.select.on(AxisName::Dim) != crate::Index::All {
+        return Err(not_possible(site, "a projection needs the whole vector, so the selection must not name dims"));
+    }
+    let tensor = tensor(directions)?;
+    let shape_error = || Error::ValueShape {
+        site: site.name.clone(),
+        what: "directions",
+        found: tensor.dims().to_vec(),
+        expected: vec![1, dim],
+    };
+    let rows = match tensor.dims() {
+        [size] if *size == dim => tensor.unsqueeze(0)?,
+        [count, size] if *size == dim && *count > 0 => tensor.clone(),
+        _ => return Err(shape_error()),
+    };
+    let mut basis: Vec<Vec<f64>> = Vec::new();
+    for row in rows.to_dtype(DType::F64)?.to_vec2::<f64>()? {
+        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let length = norm(&row);
+        let mut rest = row;
+        for known in &basis {
+            let along: f64 = known.iter().zip(&rest).map(|(a, b)| a * b).sum();
+            rest.iter_mut().zip(known).for_each(|(x, k)| *x -= along * k);
+        }
+        let left = norm(&rest);
+        // A direction that adds nothing to the span (zero, or a combination of the others) is left out.
+        if left > 1e-9 * length && left > 0. {
+            basis.push(rest.into_iter().map(|x| x / left).collect());
+        }
+    }
+    if basis.is_empty() {
+        return Err(not_possible(site, "all directions are zero"));
+    }
+    let count = basis.len();
+    Ok(Tensor::from_vec(basis.concat(), (count, dim), &Device::Cpu)?.to_dtype(DType::F32)?)
+}

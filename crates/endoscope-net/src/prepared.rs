@@ -1,0 +1,85 @@
+//! Plans checked against the sites of a network, before anything runs.
+
+use std::collections::HashMap;
+
+use crate::change::PreparedEdit;
+use crate::error::{Error, Result};
+use crate::plan::{Capture, Plan};
+use crate::selection::{Index, Selection};
+use crate::site::{SiteId, Sites};
+
+/// A plan that fits a network: patterns resolved, axes, sizes and values checked.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    pub(crate) sites: &'a Sites,
+    pub(crate) actions: HashMap<SiteId, Actions>,
+    pub(crate) outputs: Index,
+}
+
+/// What is done at one site.
+#[derive(Debug, Default)]
+pub(crate) struct Actions {
+    pub edits: Vec<PreparedEdit>,
+    pub capture: Option<CaptureAction>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CaptureAction {
+    pub select: Selection,
+    pub gradient: bool,
+}
+
+impl<'a> Prepared<'a> {
+    /// Checks `plan` against `sites`.
+    pub fn new(sites: &'a Sites, plan: &Plan) -> Result<Self> {
+        let mut actions: HashMap<SiteId, Actions> = HashMap::new();
+        for edit in &plan.edits {
+            for id in sites.resolve(&edit.site)? {
+                let edit = PreparedEdit::new(sites.get(id), edit)?;
+                actions.entry(id).or_default().edits.push(edit);
+            }
+        }
+        for capture in &plan.captures {
+            for id in sites.resolve(&capture.site)? {
+                add_capture(actions.entry(id).or_default(), sites, id, capture)?;
+            }
+        }
+        Ok(Self { sites, actions, outputs: plan.outputs.clone() })
+    }
+
+    /// Whether a run reads or changes this site, so that its tensor must be built.
+    pub fn wants(&self, id: SiteId) -> bool {
+        self.actions.contains_key(&id)
+    }
+
+    /// Whether a run changes this site.
+    pub fn edits(&self, id: SiteId) -> bool {
+        self.actions.get(&id).is_some_and(|actions| !actions.edits.is_empty())
+    }
+
+    /// The lowest layer with an edit; none if nothing in a layer is edited.
+    pub fn lowest_edited_layer(&self) -> Option<usize> {
+        self.actions
+            .iter()
+            .filter(|(_, actions)| !actions.edits.is_empty())
+            .filter_map(|(&id, _)| self.sites.get(id).layer)
+            .min()
+    }
+
+    /// Whether any gradient is asked for.
+    pub fn has_gradients(&self) -> bool {
+        self.actions.values().any(|actions| actions.capture.as_ref().is_some_and(|capture| capture.gradient))
+    }
+}
+
+/// Overlapping patterns may name a site twice; that is one capture if they agree on the selection.
+fn add_capture(actions: &mut Actions, sites: &Sites, id: SiteId, capture: &Capture) -> Result<()> {
+    capture.select.check(sites.get(id))?;
+    let new = CaptureAction { select: capture.select.clone(), gradient: capture.gradient };
+    match &mut actions.capture {
+        None => actions.capture = Some(new),
+        Some(old) if old.select == new.select => old.gradient |= new.gradient,
+        Some(_) => return Err(Error::CapturedTwice(sites.get(id).name.clone())),
+    }
+    Ok(())
+}
