@@ -1,1 +1,48 @@
-//! models
+//! Networks that Endoscope can look into: the one decoder, the families that translate to it, weights, tokenizer,
+//! generation.
+//!
+//! For whoever wants a model opened: [`Model::open`] reads a Hugging Face directory; its `decoder` is an
+//! [`endoscope_net::Network`] with every site. Start reading at [`decoder`].
+//!
+//! ```no_run
+//! use endoscope_models::Model;
+//! use endoscope_net::{Capture, Inputs, Network, Plan};
+//!
+//! let model = Model::open("path/to/model")?;
+//! let plan = Plan::default().capture(Capture::new("pattern.0"));
+//! let run = model.decoder.run(&Inputs::tokens(vec![vec![1, 2, 3]])?, &plan)?;
+//! println!("{:?}", run.captured.get("blocks.0.attn.hook_pattern")?);
+//! # Ok::<(), endoscope_models::Error>(())
+//! ```
+//!
+//! Not here: what a method does with a network (endoscope-causal), training (endoscope-train), any printing.
+
+#![deny(unsafe_code)]
+
+mod cache;
+pub mod config;
+pub mod decoder;
+mod error;
+pub mod families;
+mod generate;
+mod model;
+mod ops;
+mod sampling;
+mod save;
+mod sites;
+mod spec;
+mod tokenizer;
+mod weights;
+
+pub use cache::Cache;
+pub use decoder::{Decoder, LayerWeights, NormWeights, Weights};
+pub use error::{Error, Result};
+pub use families::Family;
+pub use generate::{Caching, Finish, Generation, Settings, Step, generate};
+pub use model::Model;
+pub use ops::Linear;
+pub use sampling::Sampling;
+pub use save::save;
+pub use spec::{Activation, AttentionScale, Biases, Mlp, Norm, Positions, Spec};
+pub use tokenizer::{Bos, Encoded, Tokenizer};
+pub use weights::{Depth, WeightFiles, WeightSource};

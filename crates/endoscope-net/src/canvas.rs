@@ -7,6 +7,9 @@ use crate::selection::Grid;
 
 /// The chosen cells of `tensor`, in the shape of the selection.
 pub(crate) fn gather(tensor: &Tensor, grid: &Grid) -> Result<Tensor> {
+    if grid.is_empty() {
+        return Ok(Tensor::zeros(grid.shape(), tensor.dtype(), tensor.device())?);
+    }
     let mut cells = tensor.clone();
     for (dimension, axis) in grid.axes.iter().enumerate() {
         let Some(list) = axis else { continue };

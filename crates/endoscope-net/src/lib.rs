@@ -41,6 +41,8 @@
 //!
 //! Not here: any model, any method, any file format but the plan's own JSON.
 
+#![forbid(unsafe_code)]
+
 mod canvas;
 mod change;
 mod error;

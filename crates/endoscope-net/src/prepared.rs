@@ -13,7 +13,16 @@ use crate::site::{SiteId, Sites};
 pub struct Prepared<'a> {
     pub(crate) sites: &'a Sites,
     pub(crate) actions: HashMap<SiteId, Actions>,
-    pub(crate) outputs: Index,
+    pub(crate) outputs: Outputs,
+}
+
+/// Which outputs a run reads.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outputs {
+    /// Those at the plan's positions.
+    At(Index),
+    /// That of the last position computed, whichever that is.
+    LastComputed,
 }
 
 /// What is done at one site.
@@ -44,7 +53,13 @@ impl<'a> Prepared<'a> {
                 add_capture(actions.entry(id).or_default(), sites, id, capture)?;
             }
         }
-        Ok(Self { sites, actions, outputs: plan.outputs.clone() })
+        Ok(Self { sites, actions, outputs: Outputs::At(plan.outputs.clone()) })
+    }
+
+    /// Reading only the outputs of the last position computed: what generation needs.
+    pub fn reading_last(mut self) -> Self {
+        self.outputs = Outputs::LastComputed;
+        self
     }
 
     /// Whether a run reads or changes this site, so that its tensor must be built.

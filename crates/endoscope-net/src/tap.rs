@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor, Var};
 use crate::canvas::{Canvas, gather};
 use crate::error::{Error, Result};
 use crate::network::{Captured, Probe, Run};
-use crate::prepared::{Actions, Prepared};
+use crate::prepared::{Actions, Outputs, Prepared};
 use crate::selection::{Frame, Grid, Index};
 use crate::site::{Site, SiteId};
 
@@ -90,11 +90,13 @@ impl<'p> Tap<'p> {
 
     /// The positions (of those computed now) whose outputs the plan reads; none = all.
     pub fn output_positions(&self) -> Result<Option<Vec<usize>>> {
-        if self.plan.outputs == Index::All {
-            return Ok(None);
-        }
+        let index = match &self.plan.outputs {
+            Outputs::LastComputed => return Ok(Some(vec![self.frame.length - 1])),
+            Outputs::At(Index::All) => return Ok(None),
+            Outputs::At(index) => index.clone(),
+        };
         let outputs = Site::new("outputs", None, crate::Role::Output, vec![crate::Axis::position()]);
-        let select = crate::Selection::default().with(crate::AxisName::Position, self.plan.outputs.clone());
+        let select = crate::Selection::default().with(crate::AxisName::Position, index);
         let Grid { mut axes, .. } = select.grid(&outputs, &self.frame, &[self.frame.length])?;
         Ok(axes.remove(0))
     }

@@ -1,0 +1,220 @@
+//! Reading config.json so that nothing is silently ignored: every key is used, known to be inert, or an error.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// Keys which no family's logits depend on.
+const INERT: &[&str] = &[
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "sep_token_id",
+    "decoder_start_token_id",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "initializer_range",
+    "model_type",
+    "use_cache",
+    "task_specific_params",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "torchscript",
+    "use_bfloat16",
+    "chunk_size_feed_forward",
+    "tokenizer_class",
+    "prefix",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    // Settings of generation that older files carry.
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "max_length",
+    "min_length",
+    "num_beams",
+    "num_return_sequences",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "early_stopping",
+    "num_beam_groups",
+    "diversity_penalty",
+    "bad_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "remove_invalid_values",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "exponential_decay_length_penalty",
+    "return_dict_in_generate",
+    "encoder_no_repeat_ngram_size",
+];
+
+/// Keys that must have one of these values, because another would change the numbers.
+const FIXED: &[(&str, &[&str])] = &[
+    ("is_decoder", &["false", "true"]),
+    ("is_encoder_decoder", &["false"]),
+    ("add_cross_attention", &["false"]),
+    ("cross_attention_hidden_size", &["null"]),
+    ("pruned_heads", &["{}", "null"]),
+    ("tie_encoder_decoder", &["false"]),
+    ("quantization_config", &["null"]),
+];
+
+/// A config.json whose keys are taken one by one; what is left over at the end is a problem.
+#[derive(Debug)]
+pub struct Config {
+    path: PathBuf,
+    keys: Map<String, Value>,
+    taken: BTreeSet<String>,
+    problems: Vec<String>,
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, error))?;
+        Self::parse(path, &text)
+    }
+
+    /// Parses the text of a file.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(|error| Error::read(path, error))?;
+        let Value::Object(keys) = value else { return Err(Error::read(path, "it is not a JSON object")) };
+        Ok(Self { path: path.to_path_buf(), keys, taken: BTreeSet::new(), problems: Vec::new() })
+    }
+
+    /// Where it was read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The architecture's name.
+    pub fn model_type(&self) -> Option<&str> {
+        self.keys.get("model_type").and_then(Value::as_str)
+    }
+
+    /// The raw value of a key, without taking it.
+    pub fn peek(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Says that something is wrong; all problems are reported together.
+    pub fn problem(&mut self, problem: impl Into<String>) {
+        self.problems.push(problem.into());
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.taken.insert(key.to_string());
+        self.keys.get(key).filter(|value| !value.is_null()).cloned()
+    }
+
+    fn take_as<T>(
+        &mut self,
+        key: &str,
+        default: Option<T>,
+        kind: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Option<T> {
+        let Some(value) = self.take(key) else {
+            if default.is_none() {
+                self.problem(format!("`{key}` is missing"));
+            }
+            return default;
+        };
+        let read = read(&value);
+        if read.is_none() {
+            self.problem(format!("`{key}` is {value}; {kind} is needed"));
+        }
+        read
+    }
+
+    /// A count that must be there.
+    pub fn count(&mut self, key: &str) -> usize {
+        self.take_as(key, None, "a count", |value| value.as_u64().map(|n| n as usize)).unwrap_or(1)
+    }
+
+    /// A count with a default for absent or null.
+    pub fn count_or(&mut self, key: &str, default: usize) -> usize {
+        self.take_as(key, Some(default), "a count", |value| value.as_u64().map(|n| n as usize)).unwrap_or(default)
+    }
+
+    /// A number with a default.
+    pub fn number_or(&mut self, key: &str, default: f64) -> f64 {
+        self.take_as(key, Some(default), "a number", Value::as_f64).unwrap_or(default)
+    }
+
+    /// A switch with a default.
+    pub fn switch_or(&mut self, key: &str, default: bool) -> bool {
+        self.take_as(key, Some(default), "true or false", Value::as_bool).unwrap_or(default)
+    }
+
+    /// A word with a default.
+    pub fn word_or(&mut self, key: &str, default: &str) -> String {
+        self.take_as(key, Some(default.to_string()), "a text", |value| value.as_str().map(String::from))
+            .unwrap_or_else(|| default.to_string())
+    }
+
+    /// A key whose value does not matter for this family.
+    pub fn inert(&mut self, keys: &[&str]) {
+        self.taken.extend(keys.iter().map(|key| key.to_string()));
+    }
+
+    /// An object's keys; `None` if absent or null.
+    pub fn object(&mut self, key: &str) -> Option<Map<String, Value>> {
+        let value = self.take(key)?;
+        match value {
+            Value::Object(keys) => Some(keys),
+            other => {
+                self.problem(format!("`{key}` is {other}; an object is needed"));
+                None
+            }
+        }
+    }
+
+    /// All problems, or nothing: every key must have been taken or be known not to matter.
+    pub fn finish(mut self) -> Result<()> {
+        for (key, value) in &self.keys {
+            if self.taken.contains(key) || INERT.contains(&key.as_str()) {
+                continue;
+            }
+            match FIXED.iter().find(|(fixed, _)| fixed == key) {
+                Some((_, allowed)) if allowed.contains(&value.to_string().as_str()) => {}
+                Some((_, allowed)) => self.problems.push(format!("`{key}` is {value}; only {} is supported", allowed.join(" or "))),
+                None => self.problems.push(format!(
+                    "the key `{key}` (= {}) is not known and could change the numbers; if it does not, remove it from the file",
+                    shortened(value)
+                )),
+            }
+        }
+        match self.problems.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Config { path: self.path, problems: self.problems }),
+        }
+    }
+}
+
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

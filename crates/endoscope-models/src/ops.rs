@@ -1,0 +1,90 @@
+//! The decoder's arithmetic below the level of a site, in operations that have gradients.
+
+use candle_core::{D, Device, Result, Tensor};
+
+use crate::spec::Activation;
+
+/// A linear map `x W + b`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// `[in, out]` (may be a transposed view).
+    pub weight: Tensor,
+    /// `[out]`.
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `[…, in] -> […, out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (inputs, outputs) = self.weight.dims2()?;
+        let mut shape = x.dims().to_vec();
+        let rows = x.elem_count() / inputs;
+        let mut y = x.reshape((rows, inputs))?.matmul(&self.weight)?;
+        if let Some(bias) = &self.bias {
+            y = y.broadcast_add(bias)?;
+        }
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        y.reshape(shape)
+    }
+}
+
+/// The activation function, elementwise.
+pub fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::GeluErf => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+        Activation::Silu => x.silu(),
+        Activation::Relu => x.relu(),
+    }
+}
+
+/// Softmax over the last axis. The fused operation has no gradient, so tracked tensors take the composed one.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    match x.track_op() {
+        true => candle_nn::ops::softmax(x, D::Minus1),
+        false => candle_nn::ops::softmax_last_dim(&x.contiguous()?),
+    }
+}
+
+/// Cosines and sines of the rotary angles for all positions of the context.
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotary {
+    /// Angles `position / base^(2i / d_head)`, in f32 as the reference implementations compute them.
+    pub fn new(base: f64, d_head: usize, context: usize, device: &Device) -> Result<Self> {
+        let half = d_head / 2;
+        let frequencies: Vec<f32> =
+            (0..half).map(|i| 1. / (base as f32).powf((2 * i) as f32 / d_head as f32)).collect();
+        let frequencies = Tensor::from_vec(frequencies, (1, half), device)?;
+        let positions = Tensor::arange(0u32, context as u32, device)?.to_dtype(frequencies.dtype())?;
+        let angles = positions.reshape((context, 1))?.matmul(&frequencies)?;
+        Ok(Self { cos: angles.cos()?, sin: angles.sin()? })
+    }
+
+    /// Rotates `[batch, position, head, d_head]` whose first position is `offset`.
+    pub fn rotate(&self, x: &Tensor, offset: usize) -> Result<Tensor> {
+        let (_, length, _, d_head) = x.dims4()?;
+        let half = d_head / 2;
+        let of = |table: &Tensor| table.narrow(0, offset, length)?.reshape((1, length, 1, half));
+        let (cos, sin) = (of(&self.cos)?, of(&self.sin)?);
+        let (first, second) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
+        let rotated_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
+        let rotated_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
+        Tensor::cat(&[rotated_first, rotated_second], 3)
+    }
+}
+
+/// `[length, offset + length]`: 0 where a query may look, minus infinity where the key lies after it.
+pub fn causal_mask(offset: usize, length: usize, device: &Device) -> Result<Tensor> {
+    let keys = offset + length;
+    let mask: Vec<f32> = (0..length)
+        .flat_map(|query| (0..keys).map(move |key| if key > offset + query { f32::NEG_INFINITY } else { 0. }))
+        .collect();
+    Tensor::from_vec(mask, (length, keys), device)
+}

@@ -1,0 +1,136 @@
+//! Text to token ids and back, with the beginning-of-sequence token always decided in the open.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Whether the beginning-of-sequence token is put before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bos {
+    /// As the tokenizer's own configuration says.
+    #[default]
+    AsConfigured,
+    /// Yes.
+    Prepend,
+    /// No.
+    Omit,
+}
+
+/// A text as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The ids, with what was prepended.
+    pub ids: Vec<u32>,
+    /// The text of the token that was prepended, if any.
+    pub prepended: Option<String>,
+}
+
+/// A tokenizer.json with what tokenizer_config.json says of it.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    /// The beginning-of-sequence token, if known.
+    pub bos: Option<(u32, String)>,
+    /// Whether the configuration puts it before every text.
+    pub prepends_bos: bool,
+    /// Every file that was read.
+    pub files: Vec<PathBuf>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` (and `tokenizer_config.json` if there) of a directory; `None` if there is none.
+    ///
+    /// Whether BOS is prepended: `add_bos_token` of the configuration if it is there, else whether the tokenizer's own
+    /// post-processor puts its BOS before an empty text.
+    pub fn open(directory: &Path, config_bos: Option<u32>) -> Result<Option<Self>> {
+        let path = directory.join("tokenizer.json");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let mut inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|error| Error::Tokenizer { path: path.clone(), reason: error.to_string() })?;
+        // Padding and truncation stored in the file would change the ids of a text.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| Error::Tokenizer { path: path.clone(), reason: error.to_string() })?;
+        let mut files = vec![path.clone()];
+        let config_path = directory.join("tokenizer_config.json");
+        let config: Value = if config_path.is_file() {
+            let text = std::fs::read_to_string(&config_path).map_err(|error| Error::read(&config_path, error))?;
+            files.push(config_path.clone());
+            serde_json::from_str(&text).map_err(|error| Error::read(&config_path, error))?
+        } else {
+            Value::Null
+        };
+        let processed = inner.encode("", true).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+        let named = config.get("bos_token").and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+        let id = named.and_then(|token| inner.token_to_id(token)).or(config_bos).or(processed.first().copied());
+        let bos = id.and_then(|id| Some((id, inner.id_to_token(id)?)));
+        let prepends_bos = match config.get("add_bos_token").and_then(Value::as_bool) {
+            Some(configured) => configured,
+            None => bos.as_ref().is_some_and(|(id, _)| processed.first() == Some(id)),
+        };
+        Ok(Some(Self { inner, path, bos, prepends_bos, files }))
+    }
+
+    /// The ids of a text. An empty text without BOS is an error, since there is nothing to run.
+    pub fn encode(&self, text: &str, bos: Bos) -> Result<Encoded> {
+        let fail = |reason: String| Error::Tokenizer { path: self.path.clone(), reason };
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| fail(error.to_string()))?;
+        let mut ids = encoding.get_ids().to_vec();
+        let prepend = match bos {
+            Bos::AsConfigured => self.prepends_bos,
+            Bos::Prepend => true,
+            Bos::Omit => false,
+        };
+        let mut prepended = None;
+        if prepend {
+            let (id, token) =
+                self.bos.clone().ok_or_else(|| fail("no beginning-of-sequence token is known; use --no-bos".into()))?;
+            // A text that already spells the token out keeps one.
+            if ids.first() != Some(&id) {
+                ids.insert(0, id);
+                prepended = Some(token);
+            }
+        }
+        match ids.is_empty() {
+            true => Err(fail(format!("the text {text:?} has no tokens at all, and no BOS is prepended"))),
+            false => Ok(Encoded { ids, prepended }),
+        }
+    }
+
+    /// The first token of an answer, and whether there are more. No BOS is ever prepended here.
+    pub fn first_token(&self, answer: &str) -> Result<(u32, bool)> {
+        let ids = self.encode(answer, Bos::Omit)?.ids;
+        Ok((ids[0], ids.len() > 1))
+    }
+
+    /// The text of ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner
+            .decode(ids, true)
+            .map_err(|error| Error::Tokenizer { path: self.path.clone(), reason: error.to_string() })
+    }
+
+    /// How one token is shown: its text with its leading space.
+    pub fn label(&self, id: u32) -> String {
+        let Some(token) = self.inner.id_to_token(id) else { return format!("#{id}") };
+        // SentencePiece's decoder would strip the leading space of a token that stands alone.
+        if token.contains('\u{2581}') {
+            return token.replace('\u{2581}', " ");
+        }
+        if let Some(byte) =
+            token.strip_prefix("<0x").and_then(|hex| u8::from_str_radix(hex.strip_suffix('>')?, 16).ok())
+        {
+            return if byte.is_ascii() { char::from(byte).to_string() } else { token };
+        }
+        match self.inner.decode(&[id], false) {
+            Ok(text) if !text.is_empty() && !text.contains('\u{FFFD}') => text,
+            _ => token,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Weight files: memory-mapped safetensors, single or sharded, with every tensor accounted for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+
+/// Where a family takes tensors from, by their names in the file: a checkpoint, or variables to be trained.
+pub trait WeightSource {
+    /// Whether there is a tensor of this name.
+    fn has(&self, name: &str) -> bool;
+    /// The tensor, of exactly this shape, as f32. A problem may be reported later, all together.
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+}
+
+/// How much of a checkpoint is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything.
+    Numbers,
+    /// Names, shapes and dtypes; tensors are stand-ins of zeros that take no memory.
+    Headers,
+}
+
+/// A checkpoint on disk.
+#[derive(Debug)]
+pub struct WeightFiles {
+    /// The file (or index) that errors name.
+    pub path: PathBuf,
+    /// Every file that was opened, in order.
+    pub files: Vec<PathBuf>,
+    depth: Depth,
+    maps: Vec<Mmap>,
+    /// Tensor name -> which map.
+    tensors: BTreeMap<String, usize>,
+    used: BTreeSet<String>,
+    problems: Vec<String>,
+}
+
+impl WeightFiles {
+    /// Opens `model.safetensors`, or the shards of `model.safetensors.index.json`, in `directory`.
+    pub fn open(directory: &Path, depth: Depth) -> Result<Self> {
+        let single = directory.join("model.safetensors");
+        let index = directory.join("model.safetensors.index.json");
+        let (path, files, listed) = if single.is_file() {
+            (single.clone(), vec![single], None)
+        } else if index.is_file() {
+            let weight_map = read_index(&index)?;
+            let names: BTreeSet<&String> = weight_map.values().collect();
+            let files = names.into_iter().map(|name| directory.join(name)).collect();
+            (index, files, Some(weight_map))
+        } else {
+            return Err(no_weights(directory));
+        };
+        let maps = files.iter().map(|file| map(file)).collect::<Result<Vec<_>>>()?;
+        let mut tensors = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (at, (file, bytes)) in files.iter().zip(&maps).enumerate() {
+            let header = parse(file, bytes)?;
+            for name in header.names() {
+                if tensors.insert(name.to_string(), at).is_some() {
+                    problems.push(format!("`{name}` is in more than one shard"));
+                }
+            }
+        }
+        for (name, file) in listed.iter().flatten() {
+            match tensors.get(name).map(|&at| &files[at]) {
+                Some(found) if found.file_name().is_some_and(|found| found == file.as_str()) => {}
+                Some(found) => problems
+                    .push(format!("the index says that `{name}` is in {file}, but it is in {}", found.display())),
+                None => problems.push(format!("the index says that `{name}` is in {file}, but it is not there")),
+            }
+        }
+        Ok(Self { path, files, depth, maps, tensors, used: BTreeSet::new(), problems })
+    }
+
+    /// How many numbers the tensors for which `count` holds have together.
+    pub fn parameters(&self, count: impl Fn(&str) -> bool) -> Result<u64> {
+        let mut total = 0;
+        for (file, bytes) in self.files.iter().zip(&self.maps) {
+            let header = parse(file, bytes)?;
+            let counted = header.iter().filter(|(name, _)| count(name));
+            total += counted.map(|(_, view)| view.shape().iter().product::<usize>() as u64).sum::<u64>();
+        }
+        Ok(total)
+    }
+
+    /// Every problem, or nothing. Tensors that nobody read are a problem unless `ignorable`.
+    pub fn finish(mut self, ignorable: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+        for name in self.tensors.keys() {
+            if !self.used.contains(name) && !ignorable(name) {
+                self.problems.push(format!(
+                    "`{name}` is in the file, but the model that config.json describes has no place for it"
+                ));
+            }
+        }
+        match self.problems.is_empty() {
+            true => Ok(self.files),
+            false => Err(Error::Weights { path: self.path, problems: self.problems }),
+        }
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, String> {
+        let Some(&at) = self.tensors.get(name) else { return Err(format!("`{name}` (shape {shape:?}) is missing")) };
+        let header = parse(&self.files[at], &self.maps[at]).map_err(|error| error.to_string())?;
+        let view = header.tensor(name).map_err(|error| format!("`{name}`: {error}"))?;
+        if view.shape() != shape {
+            return Err(format!("`{name}` has shape {:?}, but {shape:?} is needed", view.shape()));
+        }
+        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+            return Err(format!("`{name}` has dtype {:?}; supported are F32, F16, BF16 and F64", view.dtype()));
+        }
+        if self.depth == Depth::Headers {
+            return stand_in(shape).map_err(|error| error.to_string());
+        }
+        let tensor = candle_core::safetensors::Load::load(&view, &Device::Cpu)
+            .and_then(|tensor| tensor.to_dtype(DType::F32))
+            .map_err(|error| format!("`{name}`: {error}"))?;
+        match first_not_finite(&tensor).map_err(|error| format!("`{name}`: {error}"))? {
+            None => Ok(tensor),
+            Some((index, number)) => {
+                Err(format!("`{name}` holds {number} at flat index {index}; weights must be finite"))
+            }
+        }
+    }
+}
+
+impl WeightSource for WeightFiles {
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.used.insert(name.to_string());
+        match self.read(name, shape) {
+            Ok(tensor) => Ok(tensor),
+            Err(problem) => {
+                self.problems.push(problem);
+                // Until `finish` reports all problems together.
+                Ok(stand_in(shape)?)
+            }
+        }
+    }
+}
+
+/// A broadcast zero takes no memory.
+fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
+    Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
+}
+
+fn first_not_finite(tensor: &Tensor) -> candle_core::Result<Option<(usize, f32)>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let candle_core::Storage::Cpu(storage) = &*storage else { return Ok(None) };
+    let numbers = storage.as_slice::<f32>()?;
+    let start = layout.start_offset();
+    let numbers = &numbers[start..start + layout.shape().elem_count()];
+    Ok(numbers.iter().position(|number| !number.is_finite()).map(|index| (index, numbers[index])))
+}
+
+fn no_weights(directory: &Path) -> Error {
+    let pickle = directory.join("pytorch_model.bin");
+    let reason = if pickle.exists() || directory.join("pytorch_model.bin.index.json").exists() {
+        "its weights are a pickle (pytorch_model.bin), which is never executed; convert it once with Python: \
+         `from transformers import AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')`"
+            .to_string()
+    } else {
+        "it has neither model.safetensors nor model.safetensors.index.json".to_string()
+    };
+    Error::NotAModel { path: directory.to_path_buf(), reason }
+}
+
+/// `weight_map` of an index file; shard names must be plain file names, so that nothing outside is read.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, error))?;
+    let index: Index = serde_json::from_str(&text).map_err(|error| Error::read(path, error))?;
+    for file in index.weight_map.values() {
+        if Path::new(file).file_name().is_none_or(|name| name != file.as_str()) {
+            return Err(Error::read(path, format!("the shard name `{file}` is not a plain file name")));
+        }
+    }
+    Ok(index.weight_map)
+}
+
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    SafeTensors::deserialize(bytes).map_err(|error| {
+        let reason = format!("it is not a whole safetensors file ({error}); it has {} bytes", bytes.len());
+        Error::read(path, reason)
+    })
+}
+
+#[allow(unsafe_code)]
+fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|error| Error::read(path, error))?;
+    // SAFETY: the map is private to this process and only read; every offset into it is checked by the safetensors
+    // parser against its length. What remains is the rule of every memory-mapped reader: whoever truncates the file
+    // while it is being read makes the read fail with SIGBUS, which ends the process and corrupts nothing.
+    unsafe { Mmap::map(&file) }.map_err(|error| Error::read(path, error))
+}

@@ -1,0 +1,274 @@
+"""Makes the golden files of the Rust tests. See README.md.
+
+Usage: bench/.venv/bin/python tools/goldens/make.py [PART ...]
+"""
+
+import argparse
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import metrics
+import torch
+from places import CAUSAL, MODELS, ROOT, STORIES
+from safetensors.torch import save_file
+from sites import Sites, all_sites, gradients
+from tiny_models import RECIPES, load, save
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformer_lens_side import (
+    HEAT_MAPS,
+    TOLERANCE,
+    heat_map,
+    hooked_llama,
+    largest_differences,
+    logit_difference,
+)
+from transformers.utils.logging import disable_progress_bar
+
+DIFFERENTIATED = (
+    "hook_resid_pre",
+    "attn.hook_q",
+    "attn.hook_v",
+    "attn.hook_pattern",
+    "attn.hook_z",
+    "hook_attn_out",
+    "mlp.hook_post",
+)
+GRADIENT_TOKENS = [5, 0, 17, 17, 30]
+
+GENERATIONS = {  # prompt, new tokens; gpt2-odd has 40 positions in all
+    "gpt2-odd": ([9, 26, 29], 37),
+    "llama-grouped": ([28, 15, 13], 40),
+}
+SMALLEST_LEAD = 1e-2  # of the best logit, so that rounding cannot change a choice
+
+PAIRS = [
+    (
+        "Once upon a time, there was a little girl named",
+        "Once upon a time, there was a little boy named",
+    ),
+    ("The girl was happy. One day,", "The boy was happy. One day,"),
+    ("The cat was very happy. The", "The dog was very happy. The"),
+]
+
+
+# --------------------------------------------------------------------------- the parts
+
+
+def make_models() -> None:
+    """The tiny models and all their sites."""
+    for seed, (name, recipe) in enumerate(RECIPES.items()):
+        folder = MODELS / name
+        save(recipe, folder, seed)
+        model = load(folder)
+        for length in recipe.lengths:
+            generator = torch.Generator().manual_seed(1000 + length)
+            tokens = torch.randint(
+                recipe.config.vocab_size, (1, length), generator=generator
+            )
+            sites = all_sites(model, tokens)
+            if length > 10:
+                sites = {
+                    site: value
+                    for site, value in sites.items()
+                    if not is_upper_result(site)
+                }
+            write_tensors(folder / f"seq{length}.safetensors", tokens, sites)
+
+
+def make_stories() -> None:
+    """All sites of a real model, which TransformerLens must confirm."""
+    tokens = torch.tensor(
+        [json.loads((STORIES / "golden.json").read_text())["greedy_ids"][:12]]
+    )
+    model = load(STORIES)
+    sites = all_sites(model, tokens)
+    write_tensors(MODELS / "stories260k" / "seq12.safetensors", tokens, sites)
+
+    differences = largest_differences(hooked_llama(model), tokens, sites)
+    for kind, difference in differences.items():
+        print(f"  {kind:24} differs from TransformerLens by {difference:.1e}")
+    worst = max(differences, key=differences.__getitem__)
+    if differences[worst] > TOLERANCE:
+        raise SystemExit(f"{worst} differs by more than {TOLERANCE}")
+
+
+def make_gradients() -> None:
+    """Gradients of a logit difference with respect to sites."""
+    tokens = torch.tensor([GRADIENT_TOKENS])
+    for name in ("gpt2-odd", "llama-grouped"):
+        found = gradients(
+            load(MODELS / name), tokens, plus=3, minus=7, wanted=DIFFERENTIATED
+        )
+        write_tensors(MODELS / "gradients" / f"{name}.safetensors", tokens, found)
+
+
+def make_generation() -> None:
+    """Greedy continuations by transformers, which use its key-value cache."""
+    generated = {}
+    for name, (prompt, new_tokens) in GENERATIONS.items():
+        model: Any = load(MODELS / name)
+        output = model.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        for step, logits in enumerate(output.logits):
+            best, second = logits[0].topk(2).values.tolist()
+            assert best - second > SMALLEST_LEAD, (
+                f"{name}: step {step} is too close a choice for a golden"
+            )
+        tokens = output.sequences[0, len(prompt) :].tolist()
+        assert len(tokens) == new_tokens, f"{name} ended early"
+        generated[name] = {"prompt": prompt, "generated": tokens}
+    write_json(MODELS / "generation.json", {"source": source(), "models": generated})
+
+
+def make_patching() -> None:
+    """Activation patching by TransformerLens, and its prompts as a prompt file."""
+    hooked = hooked_llama(load(STORIES))
+    tokenizer = Tokenizer.from_file(str(STORIES / "tokenizer.json"))
+    prompts: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    runs: dict[str, list[float]] = {"clean": [], "corrupt": []}
+    tables: dict[str, list[Any]] = {name: [] for name in HEAT_MAPS}
+    for clean_text, corrupt_text in PAIRS:
+        clean, corrupt = (
+            torch.tensor([tokenizer.encode(text).ids])
+            for text in (clean_text, corrupt_text)
+        )
+        assert clean.shape == corrupt.shape, (
+            f"{clean_text!r} and {corrupt_text!r} differ in length"
+        )
+        with torch.no_grad():
+            clean_logits, corrupt_logits = hooked(clean), hooked(corrupt)
+        answers, wrong_answers = (
+            [int(logits[0, -1].argmax())] for logits in (clean_logits, corrupt_logits)
+        )
+        assert answers != wrong_answers, (
+            f"{clean_text!r} and {corrupt_text!r} have the same answer"
+        )
+
+        def metric(
+            logits: Tensor,
+            answers: list[int] = answers,
+            wrong: list[int] = wrong_answers,
+        ) -> Tensor:
+            return logit_difference(logits, answers, wrong)
+
+        ids = {"answers": answers, "wrong_answers": wrong_answers}
+        prompts.append(
+            {"clean": clean[0].tolist(), "corrupt": corrupt[0].tolist(), **ids}
+        )
+        texts.append({"clean": clean_text, "corrupt": corrupt_text, **ids})
+        runs["clean"].append(rounded(metric(clean_logits)))
+        runs["corrupt"].append(rounded(metric(corrupt_logits)))
+        for name, table in tables.items():
+            table.append(rounded(heat_map(hooked, name, clean, corrupt, metric)))
+    write_json(
+        CAUSAL / "stories260k_patch.json",
+        {
+            "source": source(),
+            "prompts": prompts,
+            "direction": "denoise: clean activations patched into the corrupt run",
+            "metric": "logit_diff at the last position",
+            **runs,
+            "tables": tables,
+        },
+    )
+    write_json(CAUSAL / "stories260k_pairs.json", {"prompts": texts})
+
+
+def make_metrics() -> None:
+    """Metrics of random logits."""
+    write_json(CAUSAL / "metrics.json", {"source": source(), "cases": metrics.cases()})
+
+
+PARTS = {
+    "models": make_models,
+    "stories": make_stories,
+    "gradients": make_gradients,
+    "generation": make_generation,
+    "patching": make_patching,
+    "metrics": make_metrics,
+}
+
+
+# ----------------------------------------------------------------------------- writing
+
+
+def source() -> str:
+    return ", ".join(
+        f"{package} {version(package)}"
+        for package in ("torch", "transformers", "transformer-lens")
+    )
+
+
+def is_upper_result(site: str) -> bool:
+    """Whether this is the largest site, in a layer where a long golden omits it."""
+    return site.endswith("hook_result") and not site.startswith("blocks.0.")
+
+
+def rounded(value: Tensor) -> Any:
+    """Nested lists with 7 significant digits, which is what float32 holds."""
+    if value.ndim == 0:
+        return float(f"{value.item():.7g}")
+    return [rounded(row) for row in value]
+
+
+def write_tensors(path: Path, tokens: Tensor, sites: Sites) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"tokens": tokens, **sites}, path)
+    announce(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One row of numbers a line, so that a change shows in a diff."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(lines(value, "") + "\n")
+    announce(path)
+
+
+def lines(value: Any, indent: str) -> str:
+    inner = indent + "  "
+    if isinstance(value, dict):
+        items = [
+            f"{json.dumps(key)}: {lines(item, inner)}" for key, item in value.items()
+        ]
+    elif isinstance(value, list) and any(
+        isinstance(item, dict | list) for item in value
+    ):
+        items = [lines(item, inner) for item in value]
+    else:
+        return json.dumps(value)
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{inner}" + f",\n{inner}".join(items) + f"\n{indent}{closing}"
+
+
+def announce(path: Path) -> None:
+    print(f"{path.relative_to(ROOT)}  {path.stat().st_size:,} bytes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Makes the golden files of the Rust tests."
+    )
+    parser.add_argument(
+        "parts", nargs="*", help=f"which to make, of {', '.join(PARTS)} (default: all)"
+    )
+    wanted = parser.parse_args().parts or list(PARTS)
+    for part in wanted:
+        if part not in PARTS:
+            parser.error(f"no part {part!r}; there are {', '.join(PARTS)}")
+    torch.set_num_threads(1)  # the same sums in the same order each time
+    disable_progress_bar()
+    for part in wanted:
+        PARTS[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Where the goldens lie and where the shared model comes from."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("ENDOSCOPE_SHARED", ROOT.parent / "shared"))
+STORIES = SHARED / "models" / "stories260k"
+
+MODELS = ROOT / "crates" / "endoscope-models" / "tests" / "goldens"
+CAUSAL = ROOT / "crates" / "endoscope-causal" / "tests" / "goldens"
