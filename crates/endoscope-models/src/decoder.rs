@@ -241,15 +241,13 @@ impl Decoder {
         if !tap.wants(sites.result) {
             return Ok(out);
         }
-        let result = tap.at(sites.result, head_results(&z, &weights.o.weight)?)?;
-        if !tap.edits(sites.result) {
-            return Ok(out);
+        let result = head_results(&z, &weights.o.weight)?;
+        let rewritten = tap.at(sites.result, result.clone())?;
+        // Only what an edit moved is added, so that what it leaves alone keeps its bits.
+        match tap.rewrites(sites.result) {
+            true => Ok((out + (rewritten - result)?.sum(2)?)?),
+            false => Ok(out),
         }
-        let out = result.sum(2)?;
-        Ok(match &weights.o.bias {
-            Some(bias) => out.broadcast_add(bias)?,
-            None => out,
-        })
     }
 
     /// `[b, s, d] -> [b, s, d]`.

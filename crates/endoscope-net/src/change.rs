@@ -1,6 +1,8 @@
 //! Changes made ready: values as tensors of the right shape, and what each does to the chosen cells.
 
-use candle_core::{D, DType, Device, Tensor};
+use std::collections::HashSet;
+
+use candle_core::{D, DType, Device, Tensor, TensorId};
 
 use crate::error::{Error, Result};
 use crate::plan::{Change, Edit};
@@ -35,10 +37,10 @@ pub(crate) enum Operation {
 }
 
 impl PreparedEdit {
-    pub fn new(site: &Site, edit: &Edit) -> Result<Self> {
+    pub fn new(site: &Site, edit: &Edit, finite: &mut Finite) -> Result<Self> {
         edit.select.check(site)?;
         for (what, value) in edit.change.values() {
-            check_numbers(site, what, value)?;
+            finite.check(site, what, value)?;
         }
         let operation = match &edit.change {
             Change::Set { value } => Operation::Set(fitting(site, edit, "value", value)?),
@@ -181,13 +183,23 @@ fn tensor(value: &Value) -> Result<Tensor> {
     }
 }
 
-/// A NaN would spread silently; minus infinity is a masked attention score, which a source may hold.
-fn check_numbers(site: &Site, what: &'static str, value: &Value) -> Result<()> {
-    let numbers = tensor(value)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-    let is_source = what == "source";
-    match numbers.iter().all(|&x| x.is_finite() || (is_source && x == f32::NEG_INFINITY)) {
-        true => Ok(()),
-        false => Err(Error::NotFinite { site: site.name.clone(), what }),
+/// Values already found free of NaN: the edits of a sweep share theirs, and each is read once.
+#[derive(Default)]
+pub(crate) struct Finite(HashSet<TensorId>);
+
+impl Finite {
+    /// A NaN would spread silently; minus infinity is a masked attention score, which a source may hold.
+    fn check(&mut self, site: &Site, what: &'static str, value: &Value) -> Result<()> {
+        let tensor = tensor(value)?;
+        if !self.0.insert(tensor.id()) {
+            return Ok(());
+        }
+        let numbers = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let is_source = what == "source";
+        match numbers.iter().all(|&x| x.is_finite() || (is_source && x == f32::NEG_INFINITY)) {
+            true => Ok(()),
+            false => Err(Error::NotFinite { site: site.name.clone(), what }),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::change::PreparedEdit;
+use crate::change::{Finite, PreparedEdit};
 use crate::error::{Error, Result};
 use crate::plan::{Capture, Plan};
 use crate::selection::{Index, Selection};
@@ -42,9 +42,10 @@ impl<'a> Prepared<'a> {
     /// Checks `plan` against `sites`.
     pub fn new(sites: &'a Sites, plan: &Plan) -> Result<Self> {
         let mut actions: HashMap<SiteId, Actions> = HashMap::new();
+        let mut finite = Finite::default();
         for edit in &plan.edits {
             for id in sites.resolve(&edit.site)? {
-                let edit = PreparedEdit::new(sites.get(id), edit)?;
+                let edit = PreparedEdit::new(sites.get(id), edit, &mut finite)?;
                 actions.entry(id).or_default().edits.push(edit);
             }
         }

@@ -39,9 +39,10 @@ impl<'p> Tap<'p> {
         self.plan.wants(id)
     }
 
-    /// Whether this site is changed.
-    pub fn edits(&self, id: SiteId) -> bool {
-        self.plan.edits(id)
+    /// Whether [`Tap::at`] may return another tensor than it was given here: an edit, or a gradient to be read.
+    pub fn rewrites(&self, id: SiteId) -> bool {
+        let actions = self.plan.actions.get(&id);
+        actions.is_some_and(|actions| !actions.edits.is_empty() || actions.capture.as_ref().is_some_and(|c| c.gradient))
     }
 
     /// Hands over the activation of a site; what comes back is what the rest of the network must read.

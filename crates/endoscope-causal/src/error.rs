@@ -1,0 +1,53 @@
+//! The one error type of the crate.
+
+/// A result whose error is [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can be wrong with prompts, a metric or a sweep.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A prompt file that cannot be read.
+    #[error("the prompts cannot be read: {0}")]
+    Prompts(String),
+    /// One prompt pair that cannot be used.
+    #[error("prompt pair {pair}: {reason}")]
+    Pair {
+        /// Its number, from 0.
+        pair: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Clean and corrupt have different numbers of tokens.
+    #[error(
+        "prompt pair {pair}: clean has {} tokens and corrupt has {}; patching needs equal length\n  clean:   {}\n  corrupt: {}",
+        clean.len(), corrupt.len(), clean.join(" | "), corrupt.join(" | ")
+    )]
+    UnequalLength {
+        /// Its number, from 0.
+        pair: usize,
+        /// The tokens of the clean prompt.
+        clean: Vec<String>,
+        /// The tokens of the corrupt prompt.
+        corrupt: Vec<String>,
+    },
+    /// A metric that cannot be computed.
+    #[error("the metric {metric} cannot be computed: {reason}")]
+    Metric {
+        /// Its name.
+        metric: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A sweep that makes no sense.
+    #[error("the sweep is not possible: {0}")]
+    Sweep(String),
+    /// Whoever watches asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// A site, plan or input is wrong.
+    #[error(transparent)]
+    Net(#[from] endoscope_net::Error),
+    /// A tensor operation failed.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}

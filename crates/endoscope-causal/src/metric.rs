@@ -1,0 +1,204 @@
+//! Metrics: from logits at the last position to one number.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::prompts::Answers;
+
+/// What is measured on the logits of the last position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Mean logit of the answers less the mean logit of the wrong answers.
+    LogitDiff,
+    /// Total probability of the answers.
+    Probability,
+    /// Kullback-Leibler divergence from the clean run's distribution, KL(clean || this), in nats.
+    Kl,
+    /// Minus the logarithm of the total probability of the answers, in nats.
+    Loss,
+    /// How many tokens have a larger logit than the best answer (0 = the answer is on top).
+    Rank,
+}
+
+/// What a metric compares with.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Target {
+    /// Ids of the right answers.
+    pub answers: Vec<u32>,
+    /// Ids of the wrong answers.
+    pub wrong_answers: Vec<u32>,
+    /// Logits of the clean run.
+    pub clean: Vec<f32>,
+}
+
+impl Metric {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::LogitDiff, Self::Probability, Self::Kl, Self::Loss, Self::Rank];
+
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LogitDiff => "logit_diff",
+            Self::Probability => "probability",
+            Self::Kl => "kl",
+            Self::Loss => "loss",
+            Self::Rank => "rank",
+        }
+    }
+
+    /// The answers that it needs.
+    pub fn needs(self) -> Answers {
+        match self {
+            Self::LogitDiff => Answers::RightAndWrong,
+            Self::Probability | Self::Loss | Self::Rank => Answers::Right,
+            Self::Kl => Answers::None,
+        }
+    }
+
+    /// The number for one row of logits, computed in f64.
+    pub fn value(self, logits: &[f32], target: &Target) -> Result<f64> {
+        let fail = |reason: String| Error::Metric { metric: self.name(), reason };
+        if logits.iter().any(|logit| logit.is_nan()) {
+            return Err(fail("the logits hold a NaN".into()));
+        }
+        let ids = target.answers.iter().chain(&target.wrong_answers);
+        if let Some(id) = ids.into_iter().find(|&&id| id as usize >= logits.len()) {
+            return Err(fail(format!("the answer's token id {id} is out of range: there are {} logits", logits.len())));
+        }
+        let empty =
+            |ids: &[u32], what: &str| if ids.is_empty() { Err(fail(format!("{what} is missing"))) } else { Ok(()) };
+        let logit = |&id: &u32| f64::from(logits[id as usize]);
+        match self {
+            Self::LogitDiff => {
+                empty(&target.answers, "the answer")?;
+                empty(&target.wrong_answers, "the wrong answer")?;
+                let mean = |ids: &[u32]| ids.iter().map(logit).sum::<f64>() / ids.len() as f64;
+                Ok(mean(&target.answers) - mean(&target.wrong_answers))
+            }
+            Self::Probability | Self::Loss => {
+                empty(&target.answers, "the answer")?;
+                let answers: Vec<f64> = target.answers.iter().map(logit).collect();
+                let log_probability = log_sum_exp(answers) - log_sum_exp(logits.iter().map(|&l| f64::from(l)));
+                Ok(if self == Self::Loss { -log_probability } else { log_probability.exp() })
+            }
+            Self::Rank => {
+                empty(&target.answers, "the answer")?;
+                let best = target.answers.iter().map(logit).fold(f64::NEG_INFINITY, f64::max);
+                Ok(logits.iter().filter(|&&logit| f64::from(logit) > best).count() as f64)
+            }
+            Self::Kl => {
+                if target.clean.len() != logits.len() {
+                    return Err(fail("the clean run's logits are missing".into()));
+                }
+                let log_softmax = |logits: &[f32]| {
+                    let total = log_sum_exp(logits.iter().map(|&l| f64::from(l)));
+                    logits.iter().map(move |&logit| f64::from(logit) - total).collect::<Vec<_>>()
+                };
+                let pairs = log_softmax(&target.clean).into_iter().zip(log_softmax(logits));
+                Ok(pairs.map(|(p, q)| p.exp() * (p - q)).sum())
+            }
+        }
+    }
+
+    /// The same as a tensor `[v] -> []` with a gradient. A rank has none.
+    pub fn differentiable(self, logits: &Tensor, target: &Target) -> Result<Tensor> {
+        let device = logits.device();
+        let chosen = |ids: &[u32]| -> Result<Tensor> { Ok(logits.index_select(&Tensor::new(ids, device)?, 0)?) };
+        match self {
+            Self::LogitDiff => Ok((chosen(&target.answers)?.mean_all()? - chosen(&target.wrong_answers)?.mean_all()?)?),
+            Self::Probability | Self::Loss => {
+                let log_probability = (chosen(&target.answers)?.log_sum_exp(0)? - logits.log_sum_exp(0)?)?;
+                Ok(if self == Self::Loss { log_probability.neg()? } else { log_probability.exp()? })
+            }
+            Self::Kl => {
+                let clean = Tensor::new(target.clean.as_slice(), device)?;
+                let log_p = clean.broadcast_sub(&clean.log_sum_exp(0)?)?;
+                let log_q = logits.broadcast_sub(&logits.log_sum_exp(0)?)?;
+                Ok((log_p.exp()? * (log_p - log_q)?)?.sum_all()?)
+            }
+            Self::Rank => Err(Error::Metric { metric: "rank", reason: "a rank has no gradient".into() }),
+        }
+    }
+}
+
+fn log_sum_exp(numbers: impl IntoIterator<Item = f64> + Clone) -> f64 {
+    let largest = numbers.clone().into_iter().fold(f64::NEG_INFINITY, f64::max);
+    largest + numbers.into_iter().map(|number| (number - largest).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[derive(Deserialize)]
+    struct Case {
+        clean: Vec<f32>,
+        corrupt: Vec<f32>,
+        answers: Vec<u32>,
+        wrong_answers: Vec<u32>,
+        of_clean: std::collections::BTreeMap<String, f64>,
+        of_corrupt: std::collections::BTreeMap<String, f64>,
+    }
+
+    fn cases() -> Vec<Case> {
+        #[derive(Deserialize)]
+        struct File {
+            cases: Vec<Case>,
+        }
+        serde_json::from_str::<File>(include_str!("../tests/goldens/metrics.json")).unwrap().cases
+    }
+
+    #[test]
+    fn values_equal_an_independent_f64_computation() {
+        for case in cases() {
+            let target = Target { answers: case.answers, wrong_answers: case.wrong_answers, clean: case.clean.clone() };
+            for metric in Metric::ALL {
+                for (logits, golden) in [(&case.clean, &case.of_clean), (&case.corrupt, &case.of_corrupt)] {
+                    let found = metric.value(logits, &target).unwrap();
+                    let expected = golden[metric.name()];
+                    assert!((found - expected).abs() < 1e-6 * expected.abs().max(1.), "{metric:?}: {found} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences_of_the_values() {
+        for case in cases() {
+            let target = Target { answers: case.answers, wrong_answers: case.wrong_answers, clean: case.clean };
+            for metric in [Metric::LogitDiff, Metric::Probability, Metric::Kl, Metric::Loss] {
+                let logits = Var::new(case.corrupt.as_slice(), &Device::Cpu).unwrap();
+                let value = metric.differentiable(logits.as_tensor(), &target).unwrap();
+                assert!(
+                    (f64::from(value.to_scalar::<f32>().unwrap()) - metric.value(&case.corrupt, &target).unwrap())
+                        .abs()
+                        < 1e-4
+                );
+                let gradients = value.backward().unwrap();
+                let gradient = gradients.get(&logits).unwrap().to_vec1::<f32>().unwrap();
+                for (id, gradient) in gradient.into_iter().enumerate() {
+                    let at = |step: f32| {
+                        let mut moved = case.corrupt.clone();
+                        moved[id] += step;
+                        metric.value(&moved, &target).unwrap()
+                    };
+                    let slope = (at(0.01) - at(-0.01)) / 0.02;
+                    assert!((f64::from(gradient) - slope).abs() < 1e-3, "{metric:?} {id}: {gradient} {slope}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_computed_is_an_error() {
+        let target = Target { answers: vec![9], ..Target::default() };
+        assert!(Metric::Rank.value(&[0., 1.], &target).unwrap_err().to_string().contains("id 9 is out of range"));
+        assert!(Metric::Loss.value(&[0.; 10], &Target::default()).is_err());
+        assert!(Metric::LogitDiff.value(&[0.; 10], &target).is_err());
+        assert!(Metric::Kl.value(&[0.; 10], &target).is_err());
+        assert!(Metric::Loss.value(&[f32::NAN; 10], &target).unwrap_err().to_string().contains("NaN"));
+    }
+}
