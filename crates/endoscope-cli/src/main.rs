@@ -1,1 +1,38 @@
-fn main() {}
+//! The binary `endoscope`: one file per verb under `commands/`. The only crate that prints or exits.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+mod input;
+mod output;
+mod progress;
+mod provenance;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::output::Output;
+
+/// Look inside neural networks, and act on what is found.
+#[derive(Debug, Parser)]
+#[command(name = "endoscope", version, about, max_term_width = 100, propagate_version = true)]
+struct Arguments {
+    /// Print one JSON document on standard output, and nothing else there.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut output = Output::new(arguments.json);
+    match arguments.command.run(&mut output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `endoscope capture`: activations of chosen sites, as a safetensors file whose tensors have the sites' full names.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use clap::Args;
+use endoscope_causal::{Encode, Written};
+use endoscope_models::Model;
+use endoscope_net::{Inputs, Network, Plan};
+use endoscope_report::write_atomically;
+use serde_json::json;
+
+use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub struct Capture {
+    #[command(flatten)]
+    model: ModelArgument,
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    bos: BosArguments,
+    /// Names, shorthands or globs, separated by commas: `resid_post.*,pattern.0,hook_logits`.
+    #[arg(long, value_name = "GLOB[,GLOB]", required = true)]
+    sites: String,
+    /// A plan whose edits are made (and whose captures are added).
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// The file to write.
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+}
+
+/// What is run; exactly one.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// A text.
+    #[arg(long, allow_hyphen_values = true)]
+    text: Option<String>,
+    /// Token ids, separated by commas.
+    #[arg(long, value_name = "1,2,3")]
+    tokens: Option<String>,
+    /// A prompt file; its clean prompts, which must have equal length.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+}
+
+impl Capture {
+    pub fn run(self, output: &mut Output) -> Result<()> {
+        let model = self.model.open()?;
+        let mut plan = match &self.plan {
+            Some(path) => input::plan(path)?,
+            None => Plan::default(),
+        };
+        for site in split_sites(&self.sites) {
+            plan = plan.capture(endoscope_net::Capture::new(site));
+        }
+        let rows = self.rows(&model, output)?;
+        let inputs = Inputs::tokens(rows.clone())?;
+        let run = model.decoder.run(&inputs, &plan)?;
+        let ids = rows.concat().into_iter().map(i64::from).collect::<Vec<_>>();
+        let tokens = Tensor::from_vec(ids, (rows.len(), rows[0].len()), &Device::Cpu)?;
+        let mut tensors = vec![("tokens".to_string(), tokens)];
+        tensors.extend(run.captured.iter().map(|(site, activation)| (site.to_string(), activation.clone())));
+        write_tensors(&self.out, &tensors)?;
+        let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), json!(tensor.dims())));
+        output.document(&json!({
+            "out": self.out,
+            "tokens": rows,
+            "tensors": shapes.collect::<serde_json::Map<_, _>>(),
+        }))?;
+        for (name, tensor) in &tensors {
+            output.line(&format!("{name:<36} {:?}", tensor.dims()))?;
+        }
+        output.line(&format!("written to {}", self.out.display()))
+    }
+
+    fn rows(&self, model: &Model, output: &Output) -> Result<Vec<Vec<u32>>> {
+        let Some(path) = &self.source.prompts else {
+            let Source { text, tokens, .. } = &self.source;
+            let prompt = input::prompt(model, text.as_deref(), tokens.as_deref(), self.bos.bos(), output)?;
+            return Ok(vec![prompt.ids]);
+        };
+        let encoder = ModelEncoder { model, bos: self.bos.bos() };
+        let row = |(number, pair): (usize, &endoscope_causal::WrittenPair)| match &pair.clean {
+            Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
+            Written::Ids(ids) => Ok(ids.clone()),
+            Written::Text(text) => {
+                encoder.prompt(text).map_err(anyhow::Error::msg).with_context(|| format!("prompt {number}"))
+            }
+        };
+        input::prompts(path)?.iter().enumerate().map(row).collect()
+    }
+}
+
+/// Splits at commas that are not inside braces: `{q,k}.0,z.1` names two patterns.
+fn split_sites(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut depth = 0usize;
+    for character in text.chars() {
+        match character {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(character);
+        }
+    }
+    parts.into_iter().map(|part| part.trim().to_string()).filter(|part| !part.is_empty()).collect()
+}
+
+/// Writes tensors whole or not at all.
+pub fn write_tensors(path: &std::path::Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let contiguous = tensors.iter().map(|(name, tensor)| Ok((name.as_str(), tensor.contiguous()?)));
+    let contiguous = contiguous.collect::<candle_core::Result<Vec<_>>>()?;
+    debug_assert!(contiguous.iter().all(|(_, tensor)| matches!(tensor.dtype(), DType::F32 | DType::I64)));
+    let bytes = safetensors::serialize(contiguous.iter().map(|(name, tensor)| (*name, tensor)), None)?;
+    Ok(write_atomically(path, |file| file.write_all(&bytes))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_inside_braces_belong_to_the_glob() {
+        assert_eq!(split_sites("{q,k}.0, z.1,,hook_logits"), ["{q,k}.0", "z.1", "hook_logits"]);
+        assert!(split_sites(" , ").is_empty());
+    }
+}

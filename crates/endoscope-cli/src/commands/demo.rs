@@ -1,0 +1,11 @@
+//! `endoscope demo`
+use crate::output::Output;
+use anyhow::Result;
+use clap::Args;
+#[derive(Debug, Args)]
+pub struct Demo {}
+impl Demo {
+    pub fn run(self, _output: &mut Output) -> Result<()> {
+        anyhow::bail!("todo")
+    }
+}

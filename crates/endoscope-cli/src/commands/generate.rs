@@ -1,0 +1,116 @@
+//! `endoscope generate`: text, streamed as it comes, with a plan applied to prompt and generated positions.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use endoscope_models::{Caching, Sampling, Settings, generate};
+use endoscope_net::Plan;
+use serde_json::json;
+
+use super::capture::write_tensors;
+use crate::input::{self, BosArguments, ModelArgument};
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub struct Generate {
+    #[command(flatten)]
+    model: ModelArgument,
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    bos: BosArguments,
+    /// How many tokens at most.
+    #[arg(long, default_value_t = 100)]
+    max_tokens: usize,
+    /// 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.)]
+    temperature: f64,
+    /// Choose among the k likeliest.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Choose among the likeliest whose probability reaches p.
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Seed of the random choices.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End before this text appears; may be given several times.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Go on after the model's end-of-sequence token.
+    #[arg(long)]
+    ignore_end_token: bool,
+    /// Compute the whole sequence at every step: slow, the reference for the cache.
+    #[arg(long)]
+    no_cache: bool,
+    /// A plan to apply.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Where to write what the plan captures.
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: Option<PathBuf>,
+}
+
+/// What is continued; exactly one.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// A text.
+    #[arg(long, allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Token ids, separated by commas.
+    #[arg(long, value_name = "1,2,3")]
+    tokens: Option<String>,
+}
+
+impl Generate {
+    pub fn run(self, output: &mut Output) -> Result<()> {
+        let model = self.model.open()?;
+        let plan = match &self.plan {
+            Some(path) => input::plan(path)?,
+            None => Plan::default(),
+        };
+        if !plan.captures.is_empty() && self.out.is_none() {
+            bail!("the plan captures activations; say with --out FILE.safetensors where to write them");
+        }
+        let Source { prompt, tokens } = &self.source;
+        let prompt = input::prompt(&model, prompt.as_deref(), tokens.as_deref(), self.bos.bos(), output)?;
+        let settings = Settings {
+            max_tokens: self.max_tokens,
+            sampling: Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed },
+            stop: self.stop.clone(),
+            stop_at_end_token: !self.ignore_end_token,
+            caching: if self.no_cache { Caching::Off } else { Caching::On },
+        };
+        let mut failure = None;
+        let has_text = model.tokenizer.is_some();
+        let generation = generate(&model, &prompt.ids, &plan, &settings, |step| {
+            let piece = if has_text { step.text.to_string() } else { format!("{} ", step.token) };
+            match output.text(&piece) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        output.line("")?;
+        if let Some(path) = &self.out {
+            let captured = generation.captured.iter().map(|(site, activation)| (site.to_string(), activation.clone()));
+            write_tensors(path, &captured.collect::<Vec<_>>())?;
+        }
+        output.document(&json!({
+            "prompt_tokens": prompt.ids,
+            "prepended": prompt.prepended,
+            "tokens": generation.tokens,
+            "text": generation.text,
+            "finish": generation.finish,
+            "seed": self.seed,
+        }))
+    }
+}

@@ -1,0 +1,102 @@
+//! `endoscope inspect`: what a model is. Reads names and shapes, not numbers, so it answers at once for any size.
+
+use anyhow::Result;
+use clap::Args;
+use endoscope_models::Model;
+use endoscope_net::{Site, Sites};
+use serde_json::json;
+
+use crate::input::ModelArgument;
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[command(flatten)]
+    model: ModelArgument,
+    /// Show only the sites that this name, shorthand or glob stands for.
+    #[arg(long, value_name = "PATTERN")]
+    sites: Option<String>,
+}
+
+impl Inspect {
+    pub fn run(self, output: &mut Output) -> Result<()> {
+        let model = Model::open_headers(&self.model.model)?;
+        let chosen: Vec<&Site> = match &self.sites {
+            Some(pattern) => model.sites().resolve(pattern)?.into_iter().map(|id| model.sites().get(id)).collect(),
+            None => model.sites().iter().collect(),
+        };
+        let tokenizer = model.tokenizer.as_ref().map(|tokenizer| {
+            json!({
+                "bos": tokenizer.bos.as_ref().map(|(id, token)| json!({"id": id, "token": token})),
+                "prepends_bos": tokenizer.prepends_bos,
+            })
+        });
+        output.document(&json!({
+            "model": model.directory,
+            "family": model.family,
+            "parameters": model.parameters,
+            "spec": model.spec(),
+            "tokenizer": tokenizer,
+            "end_tokens": model.end_tokens,
+            "files": model.files.iter().map(|(role, path)| json!({"role": role, "path": path})).collect::<Vec<_>>(),
+            "sites": chosen.iter().map(|site| json!({
+                "name": site.name, "layer": site.layer, "role": site.role, "axes": site.axes,
+            })).collect::<Vec<_>>(),
+        }))?;
+        output.text(&text(&model, &chosen, self.sites.is_some()))
+    }
+}
+
+fn text(model: &Model, chosen: &[&Site], all_layers: bool) -> String {
+    let spec = model.spec();
+    let mut lines = vec![
+        format!("{}", model.directory.display()),
+        format!("  family      {}", model.family.model_type()),
+        format!("  parameters  {}", grouped(model.parameters)),
+        format!("  layers      {}", spec.layers),
+        format!("  d_model     {}", spec.d_model),
+        format!(
+            "  heads       {} of width {}{}",
+            spec.heads,
+            spec.d_head,
+            if spec.kv_heads == spec.heads { String::new() } else { format!(", {} key/value heads", spec.kv_heads) }
+        ),
+        format!("  d_mlp       {} ({:?}, {:?})", spec.d_mlp, spec.mlp, spec.activation),
+        format!("  norm        {:?}, epsilon {:e}", spec.norm, spec.epsilon),
+        format!("  positions   {:?}, context {}", spec.positions, spec.context),
+        format!("  vocabulary  {}, {} unembedding", spec.vocabulary, if spec.tied { "tied" } else { "own" }),
+    ];
+    lines.push(match &model.tokenizer {
+        None => "  tokenizer   none: give token ids (--tokens)".to_string(),
+        Some(tokenizer) => format!(
+            "  tokenizer   {} put before a text",
+            match &tokenizer.bos {
+                Some((id, token)) if tokenizer.prepends_bos => format!("{token} (id {id}) is"),
+                Some((id, token)) => format!("{token} (id {id}) is not"),
+                None => "nothing is".to_string(),
+            }
+        ),
+    });
+    lines.push(String::new());
+    lines.push(sites_heading(model.sites(), chosen, all_layers));
+    // Layers are alike: the first stands for all unless sites were chosen.
+    for site in chosen.iter().filter(|site| all_layers || site.layer.unwrap_or(0) == 0) {
+        lines.push(format!("  {:<36} [{}]", site.name, site.axes_text()));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn sites_heading(sites: &Sites, chosen: &[&Site], all_layers: bool) -> String {
+    match all_layers {
+        true => format!("{} of {} sites:", chosen.len(), sites.len()),
+        false => format!("{} sites, those of layer 0 for all {} layers:", sites.len(), sites.layers()),
+    }
+}
+
+/// 1234567 -> 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}

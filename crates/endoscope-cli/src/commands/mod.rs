@@ -1,0 +1,47 @@
+//! The verbs.
+
+mod bench;
+mod capture;
+mod demo;
+mod generate;
+mod inspect;
+mod patch;
+mod train;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::output::Output;
+
+/// A verb with its arguments.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What a model is: family, sizes, parameters, sites.
+    Inspect(inspect::Inspect),
+    /// Activations of chosen sites for prompts, as a safetensors file.
+    Capture(capture::Capture),
+    /// Text, with a plan applied if given.
+    Generate(generate::Generate),
+    /// An activation-patching sweep between clean and corrupt prompts.
+    Patch(patch::Patch),
+    /// A recipe to a model, with checkpoints.
+    Train(train::Train),
+    /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
+    Demo(demo::Demo),
+    /// Timings of forward pass, capture and sweep, for comparisons with other tools.
+    Bench(bench::Bench),
+}
+
+impl Command {
+    pub fn run(self, output: &mut Output) -> Result<()> {
+        match self {
+            Self::Inspect(verb) => verb.run(output),
+            Self::Capture(verb) => verb.run(output),
+            Self::Generate(verb) => verb.run(output),
+            Self::Patch(verb) => verb.run(output),
+            Self::Train(verb) => verb.run(output),
+            Self::Demo(verb) => verb.run(output),
+            Self::Bench(verb) => verb.run(output),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the verbs read: models, prompts as text or token ids, plans, prompt files.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use endoscope_causal::{Encode, WrittenPair, parse_prompts};
+use endoscope_models::{Bos, Model};
+use endoscope_net::Plan;
+
+use crate::output::Output;
+
+/// Whether the beginning-of-sequence token is put before a text.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct BosArguments {
+    /// Put the beginning-of-sequence token before each text [default: as the tokenizer's configuration says].
+    #[arg(long, conflicts_with = "no_bos")]
+    bos: bool,
+    /// Do not put it there.
+    #[arg(long)]
+    no_bos: bool,
+}
+
+impl BosArguments {
+    pub fn bos(self) -> Bos {
+        match (self.bos, self.no_bos) {
+            (true, _) => Bos::Prepend,
+            (_, true) => Bos::Omit,
+            _ => Bos::AsConfigured,
+        }
+    }
+}
+
+/// One prompt as token ids.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    pub ids: Vec<u32>,
+    /// The text of what was prepended.
+    pub prepended: Option<String>,
+}
+
+/// Reads a comma-separated list of token ids.
+pub fn token_ids(text: &str) -> Result<Vec<u32>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let id = |part: &str| part.parse().with_context(|| format!("`{part}` in --tokens is not a token id"));
+    let ids = parts.map(id).collect::<Result<Vec<u32>>>()?;
+    if ids.is_empty() {
+        bail!("--tokens holds no token ids; write them like 1,2,3");
+    }
+    Ok(ids)
+}
+
+/// A prompt from a text or from token ids; clap has seen to it that exactly one is there.
+pub fn prompt(model: &Model, text: Option<&str>, tokens: Option<&str>, bos: Bos, output: &Output) -> Result<Prompt> {
+    match (text, tokens) {
+        (Some(text), _) => {
+            let encoded = model.tokenizer()?.encode(text, bos)?;
+            if let Some(token) = &encoded.prepended {
+                output.note(&format!("{token} was put before the text (--no-bos leaves it out)"));
+            }
+            Ok(Prompt { ids: encoded.ids, prepended: encoded.prepended })
+        }
+        (None, Some(tokens)) => Ok(Prompt { ids: token_ids(tokens)?, prepended: None }),
+        (None, None) => bail!("there is neither a text nor token ids to run"),
+    }
+}
+
+/// Reads a plan and the tensors that it names, which lie beside it.
+pub fn plan(path: &Path) -> Result<Plan> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    let plan: Plan = serde_json::from_str(&text).with_context(|| format!("{} is not a plan", path.display()))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    Ok(plan.load(folder)?)
+}
+
+/// Reads a prompt file.
+pub fn prompts(path: &Path) -> Result<Vec<WrittenPair>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the prompts {}", path.display()))?;
+    parse_prompts(&text).with_context(|| path.display().to_string())
+}
+
+/// A model's way from text to tokens.
+pub struct ModelEncoder<'a> {
+    pub model: &'a Model,
+    pub bos: Bos,
+}
+
+impl Encode for ModelEncoder<'_> {
+    fn prompt(&self, text: &str) -> Result<Vec<u32>, String> {
+        let tokenizer = self.model.tokenizer().map_err(|error| error.to_string())?;
+        tokenizer.encode(text, self.bos).map(|encoded| encoded.ids).map_err(|error| error.to_string())
+    }
+
+    fn answer(&self, text: &str) -> Result<(u32, bool), String> {
+        let tokenizer = self.model.tokenizer().map_err(|error| error.to_string())?;
+        tokenizer.first_token(text).map_err(|error| error.to_string())
+    }
+
+    fn label(&self, id: u32) -> String {
+        self.model.label(id)
+    }
+}
+
+/// A model argument, the same for every verb.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgument {
+    /// A Hugging Face model directory: config.json, model.safetensors (or shards), tokenizer.json.
+    pub model: PathBuf,
+}
+
+impl ModelArgument {
+    pub fn open(&self) -> Result<Model> {
+        Ok(Model::open(&self.model)?)
+    }
+}

@@ -1,0 +1,36 @@
+//! The provenance of this process's run.
+
+use std::path::Path;
+
+use anyhow::Result;
+use endoscope_models::Model;
+use endoscope_report::{HashedFile, Provenance, Started};
+
+/// Where a result of this run comes from: the model's files, and `others` by their role.
+pub fn provenance(started: &Started, model: &Model, others: &[(&str, &Path)]) -> Result<Provenance> {
+    let mut provenance = Provenance::new(env!("CARGO_PKG_VERSION"), std::env::args().collect(), started);
+    let model_files = model.files.iter().map(|(role, path)| (*role, path.as_path()));
+    for (role, path) in model_files.chain(others.iter().copied()) {
+        provenance.files.push(HashedFile::read(role, path)?);
+    }
+    // The versions that Cargo.lock pins; a test keeps them true.
+    provenance.libraries.insert("candle-core".into(), CANDLE.into());
+    provenance.libraries.insert("tokenizers".into(), TOKENIZERS.into());
+    Ok(provenance)
+}
+
+const CANDLE: &str = "0.11.1";
+const TOKENIZERS: &str = "0.23.2";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_versions_are_those_of_the_lock_file() {
+        let lock = include_str!("../../../Cargo.lock");
+        for (name, version) in [("candle-core", CANDLE), ("tokenizers", TOKENIZERS)] {
+            assert!(lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"")), "{name} is not {version}");
+        }
+    }
+}
