@@ -103,10 +103,15 @@ def hooked_gpt2(model: Any) -> HookedTransformer:
 class Worker:
     """Endoscope's bench worker."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], threads: int) -> None:
         self.command = command
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
         )
 
     def __call__(self) -> float:
@@ -308,11 +313,8 @@ def main() -> None:
     with ExitStack() as stack:
         for name in options.work:
             work = all_works[name]
-            threads = ("--threads", str(options.threads))
             command = [str(options.endoscope), "bench", str(folder), "--work", name]
-            worker = Worker(
-                [*command, *work.arguments, "--repeats", "1", *threads, "--json"]
-            )
+            worker = Worker([*command, *work.arguments], options.threads)
             stack.callback(worker.close)
             results[name] = in_turns(
                 {"Endoscope": worker, **work.peers}, options.repeats
