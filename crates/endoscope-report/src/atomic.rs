@@ -40,6 +40,17 @@ pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Writ
     sync_directory(parent)
 }
 
+/// Whether [`write_atomically`] could begin to write `path`: an error at once instead of after long work.
+pub fn check_destination(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let (target, _) = resolve(path)?;
+    match fs::metadata(parent_of(&target)) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::io("create a file beside", path)(ErrorKind::NotADirectory.into())),
+        Err(error) => Err(Error::io("create a file beside", path)(error)),
+    }
+}
+
 /// The file that writing to `path` would replace, through links, and what is known of it if it exists.
 fn resolve(path: &Path) -> Result<(PathBuf, Option<fs::Metadata>)> {
     match fs::metadata(path) {

@@ -61,7 +61,7 @@ mod run_directory;
 mod table;
 mod terminal;
 
-pub use atomic::write_atomically;
+pub use atomic::{check_destination, write_atomically};
 pub use claim::{Claim, Control, Measured, Verdict};
 pub use colour::ColourScale;
 pub use error::{Error, Result};

@@ -144,8 +144,17 @@ impl HashedFile {
             hash.update(piece.get(..length).unwrap_or_default());
             bytes += length as u64;
         }
+        Ok(HashedFile::new(role.into(), path, bytes, hash))
+    }
+
+    /// The same of contents already read: a pipe cannot be read twice.
+    pub fn of(role: impl Into<String>, path: impl AsRef<Path>, contents: &[u8]) -> HashedFile {
+        HashedFile::new(role.into(), path.as_ref(), contents.len() as u64, Sha256::new_with_prefix(contents))
+    }
+
+    fn new(role: String, path: &Path, bytes: u64, hash: Sha256) -> HashedFile {
         let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(HashedFile { role: role.into(), path: path.to_string_lossy().into_owned(), bytes, sha256 })
+        HashedFile { role, path: path.to_string_lossy().into_owned(), bytes, sha256 }
     }
 }
 
@@ -167,6 +176,7 @@ mod tests {
         fs::write(&path, vec![b'a'; 1_000_000]).unwrap();
         let file = HashedFile::read("weights", &path).unwrap();
         assert_eq!(file.bytes, 1_000_000);
+        assert_eq!(HashedFile::of("weights", &path, &fs::read(&path).unwrap()), file);
         assert_eq!(file.sha256, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
         let error = HashedFile::read("weights", directory.path().join("gone")).unwrap_err();
         assert!(error.to_string().starts_with("cannot open"), "{error}");

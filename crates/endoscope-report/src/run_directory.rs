@@ -16,8 +16,34 @@ use crate::{Error, Provenance, Report, Result, json, parquet_file, render_html, 
 /// renames it. Dropped before, it is removed: a run that failed leaves nothing under the final name.
 #[derive(Debug)]
 pub struct RunDirectory {
+    // Dropped first, so that the parents are empty again when they are dropped.
     temporary: TempDir,
+    parents: NewParents,
     target: PathBuf,
+}
+
+/// Directories that were created for the run directory, outermost first; dropped, they are removed where empty.
+#[derive(Debug, Default)]
+struct NewParents(Vec<PathBuf>);
+
+impl NewParents {
+    fn create(parent: &Path) -> Result<NewParents> {
+        let missing = parent.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let mut missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+        missing.reverse();
+        let parents = NewParents(missing);
+        fs::create_dir_all(parent).map_err(Error::io("create the directory", parent))?;
+        Ok(parents)
+    }
+}
+
+impl Drop for NewParents {
+    fn drop(&mut self) {
+        for parent in self.0.iter().rev() {
+            // One that is not empty is somebody's.
+            let _ = fs::remove_dir(parent);
+        }
+    }
 }
 
 impl RunDirectory {
@@ -29,7 +55,7 @@ impl RunDirectory {
             return Err(Error::FileName { name: target.to_string_lossy().into_owned() });
         };
         let parent = parent_of(&target);
-        fs::create_dir_all(parent).map_err(Error::io("create the directory", parent))?;
+        let parents = NewParents::create(parent)?;
         let mut builder = tempfile::Builder::new();
         let prefix = format!(".{}.partial-", name.to_string_lossy());
         builder.prefix(&prefix);
@@ -37,7 +63,7 @@ impl RunDirectory {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let temporary = builder.tempdir_in(parent).map_err(Error::io("create a directory beside", &target))?;
-        Ok(RunDirectory { temporary, target })
+        Ok(RunDirectory { temporary, parents, target })
     }
 
     /// Where the files are now, until [`finish`](Self::finish).
@@ -59,7 +85,11 @@ impl RunDirectory {
         let path = self.path().join(relative);
         let parent = parent_of(&path);
         fs::create_dir_all(parent).map_err(Error::io("create the directory", parent))?;
-        write_atomically(&path, write)
+        // The temporary name is gone when the error is read: name the place that the user knows.
+        write_atomically(&path, write).map_err(|error| match error {
+            Error::Io { doing, source, .. } => Error::Io { doing, path: self.target.join(relative), source },
+            other => other,
+        })
     }
 
     /// Writes `value` as JSON, for example the plan as `plan.json`.
@@ -95,7 +125,8 @@ impl RunDirectory {
             Err(exists) => exists,
             Ok(()) => Error::Io { doing: "rename to", path: self.target.clone(), source },
         })?;
-        let RunDirectory { temporary, target } = self;
+        let RunDirectory { temporary, mut parents, target } = self;
+        parents.0.clear();
         // Its name is free now: there is nothing to remove.
         let _moved = temporary.keep();
         sync_directory(parent_of(&target))?;

@@ -150,3 +150,16 @@ fn a_path_below_a_file_is_an_error_that_names_it() {
     let error = RunDirectory::create(parent.path().join("file/run")).unwrap_err();
     assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("file"), "{error}");
 }
+
+#[test]
+fn a_full_disk_is_told_with_the_final_name() {
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let run = RunDirectory::create(&out).unwrap();
+    let full = std::io::ErrorKind::StorageFull;
+    let error = run.write("tables/big.bin", |_| Err(full.into())).unwrap_err();
+    let expected = format!("cannot write `{}`", out.join("tables/big.bin").display());
+    assert!(error.to_string().starts_with(&expected), "{error}");
+    drop(run);
+    assert!(tree(parent.path()).is_empty());
+}
