@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accuracy;
 mod error;
 mod heads;
 mod metric;
@@ -34,6 +35,7 @@ mod prompts;
 mod run;
 mod sweep;
 
+pub use accuracy::{Accuracy, accuracy};
 pub use error::{Error, Result};
 pub use heads::{HeadScore, head_scores};
 pub use metric::{Metric, Target};

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 /// A prompt or an answer as written in a file: text, or token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a prompt is a text or a list of token ids, an answer a text or a token id")]
 pub enum Written<Ids> {
     /// Text, to be tokenized.
     Text(String),
@@ -78,31 +78,29 @@ pub fn parse(text: &str) -> Result<Vec<WrittenPair>> {
 }
 
 fn parse_json(text: &str) -> Result<Vec<WrittenPair>> {
-    #[derive(Deserialize)]
-    struct File {
-        prompts: Vec<WrittenPair>,
-    }
     let fail = |error: serde_json::Error| Error::Prompts(error.to_string());
-    if text.starts_with('[') {
-        return serde_json::from_str(text).map_err(fail);
-    }
+    let pair = |(at, value): (usize, serde_json::Value)| {
+        serde_json::from_value(value).map_err(|error| Error::Prompts(format!("prompt {at}: {error}")))
+    };
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>();
     let Some(first) = documents.next() else { return Ok(Vec::new()) };
-    let first = first.map_err(fail)?;
-    if first.get("prompts").is_some() {
-        if documents.next().is_some() {
-            return Err(Error::Prompts("something follows the object with `prompts`".into()));
+    let list = match first.map_err(fail)? {
+        serde_json::Value::Array(list) => list,
+        serde_json::Value::Object(mut file) if file.contains_key("prompts") => match file.remove("prompts") {
+            Some(serde_json::Value::Array(list)) => list,
+            _ => return Err(Error::Prompts("`prompts` is not a list".into())),
+        },
+        // One object a line.
+        first => {
+            let rest = documents.map(|document| document.map_err(fail));
+            let all = std::iter::once(Ok(first)).chain(rest).collect::<Result<Vec<_>>>()?;
+            return all.into_iter().enumerate().map(pair).collect();
         }
-        return Ok(serde_json::from_value::<File>(first).map_err(fail)?.prompts);
+    };
+    if documents.next().is_some() {
+        return Err(Error::Prompts("something follows the list of prompts".into()));
     }
-    // One object a line.
-    let mut pairs = vec![serde_json::from_value(first).map_err(|error| Error::Prompts(format!("prompt 0: {error}")))?];
-    for document in documents {
-        let at = pairs.len();
-        let pair = document.and_then(serde_json::from_value);
-        pairs.push(pair.map_err(|error| Error::Prompts(format!("prompt {at}: {error}")))?);
-    }
-    Ok(pairs)
+    list.into_iter().enumerate().map(pair).collect()
 }
 
 fn parse_csv(text: &str) -> Result<Vec<WrittenPair>> {

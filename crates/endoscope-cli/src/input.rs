@@ -7,6 +7,7 @@ use clap::Args;
 use endoscope_causal::{Encode, WrittenPair, parse_prompts};
 use endoscope_models::{Bos, Model};
 use endoscope_net::Plan;
+use endoscope_report::HashedFile;
 
 use crate::output::Output;
 
@@ -73,10 +74,11 @@ pub fn plan(path: &Path) -> Result<Plan> {
     Ok(plan.load(folder)?)
 }
 
-/// Reads a prompt file.
-pub fn prompts(path: &Path) -> Result<Vec<WrittenPair>> {
+/// Reads a prompt file, and says what was read.
+pub fn prompts(path: &Path) -> Result<(Vec<WrittenPair>, HashedFile)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the prompts {}", path.display()))?;
-    parse_prompts(&text).with_context(|| path.display().to_string())
+    let pairs = parse_prompts(&text).with_context(|| path.display().to_string())?;
+    Ok((pairs, HashedFile::of("prompts", path, text.as_bytes())))
 }
 
 /// A model's way from text to tokens.

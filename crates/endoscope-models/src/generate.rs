@@ -95,7 +95,7 @@ pub fn generate(
     // The last position computed is the one read, at every step; captures of logits still see all of them.
     let prepared = Prepared::new(sites, plan)?.reading_last();
     let context = decoder.spec.context;
-    let capacity = context.min(prompt.len() + settings.max_tokens);
+    let capacity = context.min(prompt.len().saturating_add(settings.max_tokens));
     let mut cache = Cache::new(&decoder.spec, capacity);
     let mut sampler = Sampler::new(&settings.sampling);
     let mut text = TextStream::new(model, prompt, &settings.stop)?;

@@ -68,7 +68,7 @@ impl Model {
         }
         let mut source = WeightFiles::open(directory, depth)?;
         let weights = family.weights(&spec, &mut source)?;
-        let parameters = source.parameters(|name| !family.ignorable(&spec, name))?;
+        let parameters = source.parameters(|name| !family.ignorable(&spec, name));
         let weight_index = source.path.clone();
         let weight_files = source.finish(|name| family.ignorable(&spec, name))?;
         if !weight_files.contains(&weight_index) {

@@ -48,9 +48,13 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Cosines and sines of the rotary angles for all positions of the context.
+/// How many positions are tabulated: a config may name any context, so memory must not follow it.
+const TABULATED: usize = 1 << 14;
+
+/// Cosines and sines of the rotary angles: tabulated for the first positions, computed for later ones.
 #[derive(Debug, Clone)]
 pub struct Rotary {
+    frequencies: Tensor,
     cos: Tensor,
     sin: Tensor,
 }
@@ -62,22 +66,31 @@ impl Rotary {
         let frequencies: Vec<f32> =
             (0..half).map(|i| 1. / (base as f32).powf((2 * i) as f32 / d_head as f32)).collect();
         let frequencies = Tensor::from_vec(frequencies, (1, half), device)?;
-        let positions = Tensor::arange(0u32, context as u32, device)?.to_dtype(frequencies.dtype())?;
-        let angles = positions.reshape((context, 1))?.matmul(&frequencies)?;
-        Ok(Self { cos: angles.cos()?, sin: angles.sin()? })
+        let (cos, sin) = cos_sin(&frequencies, 0, context.min(TABULATED))?;
+        Ok(Self { frequencies, cos, sin })
     }
 
     /// Rotates `[batch, position, head, d_head]` whose first position is `offset`.
     pub fn rotate(&self, x: &Tensor, offset: usize) -> Result<Tensor> {
         let (_, length, _, d_head) = x.dims4()?;
         let half = d_head / 2;
-        let of = |table: &Tensor| table.narrow(0, offset, length)?.reshape((1, length, 1, half));
-        let (cos, sin) = (of(&self.cos)?, of(&self.sin)?);
+        let (cos, sin) = match offset + length <= self.cos.dim(0)? {
+            true => (self.cos.narrow(0, offset, length)?, self.sin.narrow(0, offset, length)?),
+            false => cos_sin(&self.frequencies, offset, length)?,
+        };
+        let (cos, sin) = (cos.reshape((1, length, 1, half))?, sin.reshape((1, length, 1, half))?);
         let (first, second) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
         let rotated_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
         let rotated_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
         Tensor::cat(&[rotated_first, rotated_second], 3)
     }
+}
+
+/// Cosines and sines `[length, half]` of the angles from position `offset` on.
+fn cos_sin(frequencies: &Tensor, offset: usize, length: usize) -> Result<(Tensor, Tensor)> {
+    let positions = Tensor::arange(offset as u32, (offset + length) as u32, frequencies.device())?;
+    let angles = positions.to_dtype(frequencies.dtype())?.reshape((length, 1))?.matmul(frequencies)?;
+    Ok((angles.cos()?, angles.sin()?))
 }
 
 /// `[length, offset + length]`: 0 where a query may look, minus infinity where the key lies after it.
@@ -87,4 +100,25 @@ pub fn causal_mask(offset: usize, length: usize, device: &Device) -> Result<Tens
         .flat_map(|query| (0..keys).map(move |key| if key > offset + query { f32::NEG_INFINITY } else { 0. }))
         .collect();
     Tensor::from_vec(mask, (length, keys), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+
+    #[test]
+    fn positions_beyond_the_table_follow_the_same_formula() {
+        let rotary = Rotary::new(10000., 4, 1 << 28, &Device::Cpu).unwrap();
+        assert_eq!(rotary.cos.dim(0).unwrap(), TABULATED);
+        let x = Tensor::new(&[[[[1f32, 0., 0., 1.]]]], &Device::Cpu).unwrap().broadcast_as((1, 4, 1, 4)).unwrap();
+        // Across the end of the table: two positions on each side.
+        let across = rotary.rotate(&x, TABULATED - 2).unwrap();
+        let inside = rotary.rotate(&x.narrow(1, 0, 2).unwrap(), TABULATED - 2).unwrap();
+        let bits = |t: &Tensor| t.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(bits(&across.narrow(1, 0, 2).unwrap()), bits(&inside));
+        let last = bits(&across.narrow(1, 3, 1).unwrap());
+        let angle = (TABULATED + 1) as f32;
+        assert!((last[0] - angle.cos()).abs() < 1e-6 && (last[2] - angle.sin()).abs() < 1e-6, "{last:?}");
+    }
 }

@@ -52,8 +52,9 @@ impl Sampler {
     }
 
     pub fn choose(&mut self, logits: &[f32]) -> Result<u32> {
-        if logits.iter().any(|logit| logit.is_nan()) {
-            return Err(Error::Generation("the logits hold a NaN: an edit of the plan may be too strong".into()));
+        if logits.iter().any(|&logit| logit.is_nan() || logit == f32::INFINITY) {
+            let reason = "the logits hold a NaN or an infinity: an edit of the plan may be too strong";
+            return Err(Error::Generation(reason.into()));
         }
         let mut order: Vec<usize> = (0..logits.len()).collect();
         let larger_first = |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
@@ -124,6 +125,7 @@ mod tests {
         };
         assert_eq!(draw(), draw());
         assert!(Sampler::new(&sampling).choose(&[f32::NAN]).is_err());
+        assert!(Sampler::new(&sampling).choose(&[0., f32::INFINITY]).is_err());
     }
 
     #[test]

@@ -143,6 +143,10 @@ impl Spec {
                 problems.push(format!("{name} is {size}; it must be between 1 and 2^28"));
             }
         }
+        // Each layer costs memory before its weights are looked for.
+        if self.layers > 1 << 12 {
+            problems.push(format!("layers is {}; at most 4096 are supported", self.layers));
+        }
         if self.kv_heads > 0 && !self.heads.is_multiple_of(self.kv_heads) {
             problems.push(format!("{} heads cannot share {} key/value heads evenly", self.heads, self.kv_heads));
         }

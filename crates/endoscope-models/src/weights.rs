@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
@@ -27,6 +28,9 @@ pub enum Depth {
     Headers,
 }
 
+/// How many problems an error lists: a wrong config.json can make every tensor one.
+const LISTED: usize = 100;
+
 /// A checkpoint on disk.
 #[derive(Debug)]
 pub struct WeightFiles {
@@ -36,10 +40,21 @@ pub struct WeightFiles {
     pub files: Vec<PathBuf>,
     depth: Depth,
     maps: Vec<Mmap>,
-    /// Tensor name -> which map.
-    tensors: BTreeMap<String, usize>,
+    /// By tensor name.
+    tensors: BTreeMap<String, Entry>,
     used: BTreeSet<String>,
     problems: Vec<String>,
+}
+
+/// Where a tensor lies: headers are parsed once, however many tensors they list.
+#[derive(Debug)]
+struct Entry {
+    /// Which map.
+    map: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Its bytes in the map.
+    bytes: std::ops::Range<usize>,
 }
 
 impl WeightFiles {
@@ -61,15 +76,15 @@ impl WeightFiles {
         let mut tensors = BTreeMap::new();
         let mut problems = Vec::new();
         for (at, (file, bytes)) in files.iter().zip(&maps).enumerate() {
-            let header = parse(file, bytes)?;
-            for name in header.names() {
-                if tensors.insert(name.to_string(), at).is_some() {
+            for (name, entry) in entries(file, bytes, at)? {
+                if tensors.contains_key(&name) {
                     problems.push(format!("`{name}` is in more than one shard"));
                 }
+                tensors.insert(name, entry);
             }
         }
         for (name, file) in listed.iter().flatten() {
-            match tensors.get(name).map(|&at| &files[at]) {
+            match tensors.get(name).map(|entry: &Entry| &files[entry.map]) {
                 Some(found) if found.file_name().is_some_and(|found| found == file.as_str()) => {}
                 Some(found) => problems
                     .push(format!("the index says that `{name}` is in {file}, but it is in {}", found.display())),
@@ -80,14 +95,9 @@ impl WeightFiles {
     }
 
     /// How many numbers the tensors for which `count` holds have together.
-    pub fn parameters(&self, count: impl Fn(&str) -> bool) -> Result<u64> {
-        let mut total = 0;
-        for (file, bytes) in self.files.iter().zip(&self.maps) {
-            let header = parse(file, bytes)?;
-            let counted = header.iter().filter(|(name, _)| count(name));
-            total += counted.map(|(_, view)| view.shape().iter().product::<usize>() as u64).sum::<u64>();
-        }
-        Ok(total)
+    pub fn parameters(&self, count: impl Fn(&str) -> bool) -> u64 {
+        let counted = self.tensors.iter().filter(|(name, _)| count(name));
+        counted.map(|(_, entry)| entry.shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 
     /// Every problem, or nothing. Tensors that nobody read are a problem unless `ignorable`.
@@ -99,25 +109,31 @@ impl WeightFiles {
                 ));
             }
         }
-        match self.problems.is_empty() {
-            true => Ok(self.files),
-            false => Err(Error::Weights { path: self.path, problems: self.problems }),
+        if self.problems.is_empty() {
+            return Ok(self.files);
         }
+        let more = self.problems.len().saturating_sub(LISTED);
+        if more > 0 {
+            self.problems.truncate(LISTED);
+            self.problems.push(format!("… and {more} more"));
+        }
+        Err(Error::Weights { path: self.path, problems: self.problems })
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, String> {
-        let Some(&at) = self.tensors.get(name) else { return Err(format!("`{name}` (shape {shape:?}) is missing")) };
-        let header = parse(&self.files[at], &self.maps[at]).map_err(|error| error.to_string())?;
-        let view = header.tensor(name).map_err(|error| format!("`{name}`: {error}"))?;
-        if view.shape() != shape {
-            return Err(format!("`{name}` has shape {:?}, but {shape:?} is needed", view.shape()));
+        let Some(entry) = self.tensors.get(name) else { return Err(format!("`{name}` (shape {shape:?}) is missing")) };
+        if entry.shape != shape {
+            return Err(format!("`{name}` has shape {:?}, but {shape:?} is needed", entry.shape));
         }
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-            return Err(format!("`{name}` has dtype {:?}; supported are F32, F16, BF16 and F64", view.dtype()));
+        if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+            return Err(format!("`{name}` has dtype {:?}; supported are F32, F16, BF16 and F64", entry.dtype));
         }
         if self.depth == Depth::Headers {
             return stand_in(shape).map_err(|error| error.to_string());
         }
+        let bytes = &self.maps[entry.map][entry.bytes.clone()];
+        let view =
+            TensorView::new(entry.dtype, entry.shape.clone(), bytes).map_err(|error| format!("`{name}`: {error}"))?;
         let tensor = candle_core::safetensors::Load::load(&view, &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(DType::F32))
             .map_err(|error| format!("`{name}`: {error}"))?;
@@ -190,15 +206,34 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes).map_err(|error| {
+/// The tensors of one file; the parser checks every offset against the file's length.
+fn entries(path: &Path, bytes: &[u8], map: usize) -> Result<Vec<(String, Entry)>> {
+    let fail = |error: safetensors::SafeTensorError| {
         let reason = format!("it is not a whole safetensors file ({error}); it has {} bytes", bytes.len());
         Error::read(path, reason)
-    })
+    };
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(fail)?;
+    SafeTensors::deserialize(bytes).map_err(fail)?;
+    // The header's length stands in the first eight bytes.
+    let start = 8 + header;
+    let entry = |info: &safetensors::tensor::TensorInfo| Entry {
+        map,
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+        bytes: start + info.data_offsets.0..start + info.data_offsets.1,
+    };
+    let mut entries: Vec<_> = metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect();
+    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(entries)
 }
 
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
+    // Opening a pipe would wait for a writer for ever.
+    let kind = std::fs::metadata(path).map_err(|error| Error::read(path, error))?;
+    if !kind.is_file() {
+        return Err(Error::read(path, "it is not a regular file"));
+    }
     let file = File::open(path).map_err(|error| Error::read(path, error))?;
     // SAFETY: the map is private to this process and only read; every offset into it is checked by the safetensors
     // parser against its length. What remains is the rule of every memory-mapped reader: whoever truncates the file

@@ -67,7 +67,7 @@ impl PreparedEdit {
             },
         };
         if let Operation::Scale(factor) | Operation::Add(_, factor) = operation
-            && !factor.is_finite()
+            && !(factor as f32).is_finite()
         {
             return Err(Error::NotFinite { site: site.name.clone(), what: "factor" });
         }

@@ -38,7 +38,7 @@ pub enum Index {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an index is a whole number, a list of them, or a text like \"all\" or \"2..5\"")]
 enum IndexText {
     Number(i64),
     List(Vec<i64>),

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
 /// A number, an array, or an array in a file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
     /// One number for every chosen cell.
@@ -20,13 +22,12 @@ pub enum Value {
 }
 
 /// A tensor in a safetensors file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileValue {
     /// The safetensors file.
     pub file: PathBuf,
-    /// The tensor's name; default: the full name of the edited site.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The tensor's name; default: the site as the edit writes it (so write its full name).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
 }
 
@@ -34,8 +35,7 @@ pub struct FileValue {
 #[derive(Debug, Clone)]
 pub struct Array(pub Tensor);
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Serialize)]
 struct ArrayText {
     shape: Vec<usize>,
     data: Vec<f32>,
@@ -72,15 +72,60 @@ impl Serialize for Array {
     }
 }
 
-impl<'de> Deserialize<'de> for Array {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let ArrayText { shape, data } = ArrayText::deserialize(deserializer)?;
-        let count = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
-        if count != Some(data.len()) {
-            let message = format!("an array of shape {shape:?} cannot hold {} numbers", data.len());
-            return Err(serde::de::Error::custom(message));
+impl Array {
+    fn new(shape: Vec<usize>, data: Vec<f32>) -> std::result::Result<Self, String> {
+        if !countable(&shape) || shape.iter().product::<usize>() != data.len() {
+            return Err(format!("an array of shape {shape:?} cannot hold {} numbers", data.len()));
         }
-        Tensor::from_vec(data, shape, &Device::Cpu).map(Array).map_err(serde::de::Error::custom)
+        Tensor::from_vec(data, shape, &Device::Cpu).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+/// Whether no stride of a tensor of this shape overflows, empty dimensions notwithstanding.
+fn countable(shape: &[usize]) -> bool {
+    shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim.max(1))).is_some()
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        /// The keys of an array and of a file; which of the two is meant, its keys say.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Keys {
+            shape: Option<Vec<usize>>,
+            data: Option<Vec<f32>>,
+            file: Option<PathBuf>,
+            tensor: Option<String>,
+        }
+        const FORMS: &str = r#"a number, {"shape": […], "data": […]} or {"file": …, "tensor": …}"#;
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = Value;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(FORMS)
+            }
+            fn visit_f64<E>(self, number: f64) -> std::result::Result<Value, E> {
+                Ok(Value::Number(number))
+            }
+            fn visit_i64<E>(self, number: i64) -> std::result::Result<Value, E> {
+                Ok(Value::Number(number as f64))
+            }
+            fn visit_u64<E>(self, number: u64) -> std::result::Result<Value, E> {
+                Ok(Value::Number(number as f64))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Value, A::Error> {
+                match Keys::deserialize(MapAccessDeserializer::new(map))? {
+                    Keys { shape: Some(shape), data: Some(data), file: None, tensor: None } => {
+                        Array::new(shape, data).map(Value::Array).map_err(A::Error::custom)
+                    }
+                    Keys { shape: None, data: None, file: Some(file), tensor } => {
+                        Ok(Value::File(FileValue { file, tensor }))
+                    }
+                    _ => Err(A::Error::custom(format!("a value is {FORMS}"))),
+                }
+            }
+        }
+        deserializer.deserialize_any(Forms)
     }
 }
 
@@ -90,6 +135,11 @@ impl Value {
         let Self::File(FileValue { file, tensor }) = self else { return Ok(()) };
         let path = base.join(file);
         let fail = |reason: String| Error::PlanFile { path: path.clone(), reason };
+        // A pipe or a device might never end.
+        let kind = std::fs::metadata(&path).map_err(|error| fail(error.to_string()))?;
+        if !kind.is_file() {
+            return Err(fail("it is not a regular file".into()));
+        }
         let bytes = std::fs::read(&path).map_err(|error| fail(error.to_string()))?;
         let tensors = safetensors::SafeTensors::deserialize(&bytes).map_err(|error| fail(error.to_string()))?;
         let name = tensor.as_deref().unwrap_or(default_tensor);
@@ -99,7 +149,12 @@ impl Value {
             names.truncate(8);
             fail(format!("it has no tensor `{name}` (it has {})", names.join(", ")))
         })?;
-        let tensor = candle_core::safetensors::Load::load(&view, &Device::Cpu)?.to_dtype(DType::F32)?;
+        if !countable(view.shape()) {
+            return Err(fail(format!("the shape {:?} of `{name}` is not possible", view.shape())));
+        }
+        let tensor = candle_core::safetensors::Load::load(&view, &Device::Cpu)
+            .and_then(|tensor| tensor.to_dtype(DType::F32))
+            .map_err(|error| fail(format!("`{name}`: {error}")))?;
         *self = Self::from(tensor);
         Ok(())
     }

@@ -1,1 +1,31 @@
-//! organisms
+//! Organisms: small models trained by us, with a mechanism that is known beforehand, and the tasks that make them.
+//!
+//! For whoever tests a method of interpretability where the right answer is known, offline. [`organisms`] are shipped
+//! inside the binary and written as Hugging Face directories by [`write_organism`]; [`train`] makes one anew from its
+//! recipe; [`task`] gives fresh data with the exact answers.
+//!
+//! ```
+//! let directory = tempfile::tempdir()?;
+//! let path = directory.path().join("induction");
+//! endoscope_organisms::write_organism("induction", &path)?;
+//! let model = endoscope_models::Model::open(&path)?;
+//! assert_eq!(model.tokenizer()?.encode("ba da ba", Default::default())?.ids.len(), 4, "<bos> and three words");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Not here: the training loop (endoscope-train), methods, any printing.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod registry;
+mod shipped;
+mod task;
+pub mod tasks;
+mod tokenizer;
+
+pub use error::{Error, Result};
+pub use registry::{TASKS, task, train};
+pub use shipped::{Organism, induction_model_files, organisms, write_organism};
+pub use task::{BOS, SPECIAL, Task, UNKNOWN, words};
+pub use tokenizer::tokenizer_files;

@@ -8,7 +8,7 @@ use clap::Args;
 use endoscope_causal::{Encode, Written};
 use endoscope_models::Model;
 use endoscope_net::{Inputs, Network, Plan};
-use endoscope_report::write_atomically;
+use endoscope_report::{check_destination, write_atomically};
 use serde_json::json;
 
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
@@ -50,6 +50,7 @@ struct Source {
 
 impl Capture {
     pub fn run(self, output: &mut Output) -> Result<()> {
+        check_destination(&self.out)?;
         let model = self.model.open()?;
         let mut plan = match &self.plan {
             Some(path) => input::plan(path)?,
@@ -57,6 +58,9 @@ impl Capture {
         };
         for site in split_sites(&self.sites) {
             plan = plan.capture(endoscope_net::Capture::new(site));
+        }
+        if plan.captures.is_empty() {
+            bail!("--sites {:?} names no site; `inspect` lists them", self.sites);
         }
         let rows = self.rows(&model, output)?;
         let inputs = Inputs::tokens(rows.clone())?;
@@ -68,7 +72,7 @@ impl Capture {
         write_tensors(&self.out, &tensors)?;
         let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), json!(tensor.dims())));
         output.document(&json!({
-            "out": self.out,
+            "out": self.out.to_string_lossy(),
             "tokens": rows,
             "tensors": shapes.collect::<serde_json::Map<_, _>>(),
         }))?;
@@ -92,7 +96,7 @@ impl Capture {
                 encoder.prompt(text).map_err(anyhow::Error::msg).with_context(|| format!("prompt {number}"))
             }
         };
-        input::prompts(path)?.iter().enumerate().map(row).collect()
+        input::prompts(path)?.0.iter().enumerate().map(row).collect()
     }
 }
 

@@ -1,11 +1,310 @@
-//! `endoscope demo`
-use crate::output::Output;
-use anyhow::Result;
+//! `endoscope demo`: the whole story on the shipped organism. What it predicts, which heads do it, where the
+//! difference lies, the ablation that breaks it and the controls that do not.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 use clap::Args;
+use endoscope_causal::{
+    Accuracy, Direction, HeadScore, Metric, Pair, Planner, Sweep, SweepAxis, accuracy, head_scores, sweep,
+};
+use endoscope_models::{Decoder, Model};
+use endoscope_net::{AxisName, Change, Edit, Index, Inputs, Network, Plan};
+use endoscope_organisms::tasks::repeated_sequences::RepeatedSequences;
+use endoscope_organisms::{Task, write_organism};
+use endoscope_report::{
+    Claim, ColourScale, Label, Measured, Report, RunDirectory, Section, Started, Table, Verdict, labels,
+};
+use endoscope_train::{Recipe, initial_model};
+use serde_json::json;
+
+use super::patch::{heat_map, tables};
+use crate::output::Output;
+use crate::provenance::provenance;
+
+/// Fresh data: not the seed of the recipe.
+const SEED: u64 = 20_261_123;
+/// Rows on which heads and ablations are measured, and how many words each repeats.
+const ROWS: usize = 64;
+const PERIOD: usize = 24;
+/// A head that gives a place more than this share of its attention on average is said to attend to it.
+const ATTENDS: f64 = 0.4;
+
 #[derive(Debug, Args)]
-pub struct Demo {}
+pub struct Demo {
+    /// The run directory to write; must not exist [default: runs/demo, or the next free runs/demo-2 …].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
 impl Demo {
-    pub fn run(self, _output: &mut Output) -> Result<()> {
-        anyhow::bail!("todo")
+    pub fn run(self, output: &mut Output) -> Result<()> {
+        let started = Started::now();
+        let out = self.out.unwrap_or_else(next_free);
+        let directory = RunDirectory::create(&out)?;
+        let unpacked = tempfile::tempdir().context("cannot unpack the shipped organism")?;
+        let path = unpacked.path().join("induction");
+        write_organism("induction", &path)?;
+        let model = Model::open(&path)?;
+        let recipe = Recipe::read(path.join("recipe.toml"))?;
+        let task = RepeatedSequences::from_parameters(&recipe.task.parameters)?;
+        let report = Story { model: &model, recipe: &recipe, task: &task }.tell()?;
+        let mut provenance = provenance(&started, &model, &[("recipe", &path.join("recipe.toml"))])?;
+        provenance.seeds.insert("data".into(), SEED);
+        provenance.seeds.insert("untrained model".into(), recipe.training.seed);
+        for file in &mut provenance.files {
+            // Where it was unpacked is nobody's business and gone afterwards.
+            let name = Path::new(&file.path).file_name().map(|name| name.to_string_lossy().into_owned());
+            file.path = format!("organisms/induction/{}", name.unwrap_or_default());
+        }
+        let plan = json!({"verb": "demo", "organism": "induction", "seed": SEED, "rows": ROWS, "period": PERIOD});
+        directory.write_json("plan.json", &plan)?;
+        directory.write_provenance(&provenance)?;
+        directory.write_report(&report, &provenance)?;
+        let path = directory.finish()?;
+        output.document(&report)?;
+        output.report(&report)?;
+        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
     }
+}
+
+fn next_free() -> PathBuf {
+    let name = |number: usize| match number {
+        1 => PathBuf::from("runs/demo"),
+        number => PathBuf::from(format!("runs/demo-{number}")),
+    };
+    (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
+}
+
+struct Story<'a> {
+    model: &'a Model,
+    recipe: &'a Recipe,
+    task: &'a RepeatedSequences,
+}
+
+impl Story<'_> {
+    fn tell(&self) -> Result<Report> {
+        let decoder = &self.model.decoder;
+        let (untrained, _) = initial_model(self.recipe, decoder.spec.vocabulary)?;
+        let rows = self.task.sequences(SEED, 0, ROWS, PERIOD);
+        let scores = head_scores(decoder, &rows, 1, PERIOD)?;
+        let untrained_scores = head_scores(&untrained, &rows, 1, PERIOD)?;
+        let best = |scores: &[HeadScore], of: fn(&HeadScore) -> f64| {
+            scores.iter().copied().max_by(|a, b| of(a).total_cmp(&of(b))).context("the organism has no heads")
+        };
+        let previous = best(&scores, |score| score.previous_token)?;
+        let induction = best(&scores, |score| score.induction)?;
+        let mut report = Report::new(
+            "How a small model repeats a sequence",
+            "demo",
+            format!(
+                "The organism `induction` was trained on random words that come twice. It predicts the second copy, and the \
+                 parts that do it can be found, tested and broken: head {} notes at each word which word came before it, \
+                 and head {} uses those notes to look up what followed last time.",
+                name(&previous),
+                name(&induction)
+            ),
+        );
+        self.prediction(&mut report)?;
+        self.heads(&mut report, &scores)?;
+        self.patching(&mut report)?;
+        self.ablation(&mut report, &rows, &scores)?;
+        let best_untrained = |of: fn(&HeadScore) -> f64| best(&untrained_scores, of).map(|score| of(&score));
+        report.claims.push(attention_claim(
+            format!("Head {} attends to the word before.", name(&previous)),
+            previous.previous_token,
+            best_untrained(|score| score.previous_token)?,
+        )?);
+        report.claims.push(attention_claim(
+            format!("Head {} attends to the word that followed the same word last time.", name(&induction)),
+            induction.induction,
+            best_untrained(|score| score.induction)?,
+        )?);
+        self.ablation_claim(&mut report, &rows, &scores, induction, "the look-up", |score| score.induction)?;
+        self.ablation_claim(&mut report, &rows, &scores, previous, "the notes", |score| score.previous_token)?;
+        report.sections.push(Section::Claims { heading: Some("What was shown, and what the controls gave".into()) });
+        Ok(report)
+    }
+
+    fn words(&self, ids: &[u32]) -> Vec<String> {
+        ids.iter().map(|&id| self.model.label(id)).collect()
+    }
+
+    /// The probability of each next word of one sequence.
+    fn prediction(&self, report: &mut Report) -> Result<()> {
+        let tokens = self.task.sequences(SEED, 1, 1, 8).remove(0);
+        let logits = self.model.decoder.run(&Inputs::tokens(vec![tokens.clone()])?, &Plan::default())?.outputs;
+        let probabilities = softmax(&logits.get(0)?.to_vec2::<f32>()?);
+        let right: Vec<f64> =
+            tokens.iter().skip(1).enumerate().map(|(at, &id)| probabilities[at][id as usize]).collect();
+        let axes = [("probability of", labels(["the right word"])), ("position", labels(self.words(&tokens[1..])))];
+        report.tables.insert(
+            "prediction".into(),
+            Table::new("probability that the model gave to the word which came", axes, right)?,
+        );
+        report.sections.push(Section::HeatMap {
+            heading: Some("What the model predicts".into()),
+            table: "prediction".into(),
+            alternatives: vec![],
+            scale: ColourScale::UNIT,
+            caption: format!(
+                "The sequence: {}. In the first copy, and for the first word of the second, nobody can know the next word; \
+                 from then on it is certain.",
+                self.words(&tokens).join(" ")
+            ),
+        });
+        Ok(())
+    }
+
+    /// Where each head looks.
+    fn heads(&self, report: &mut Report, scores: &[HeadScore]) -> Result<()> {
+        let heads: Vec<String> = scores.iter().map(name).collect();
+        let columns: [(&str, fn(&HeadScore) -> f64); 3] = [
+            ("previous token", |score| score.previous_token),
+            ("duplicate token", |score| score.duplicate_token),
+            ("induction", |score| score.induction),
+        ];
+        let values = columns.iter().flat_map(|(_, of)| scores.iter().map(of)).collect();
+        let axes = [("attends to", labels(columns.map(|(name, _)| name))), ("head", labels(heads))];
+        report.tables.insert("heads".into(), Table::new("mean attention, from 0 to 1", axes, values)?);
+        report.sections.push(Section::HeatMap {
+            heading: Some("Which heads look where".into()),
+            table: "heads".into(),
+            alternatives: vec![],
+            scale: ColourScale::UNIT,
+            caption: format!(
+                "Mean attention on {ROWS} fresh sequences of {PERIOD} words that come twice: to the word before; to the \
+                 same word's first occurrence; to the word after that occurrence. L.H is head H of layer L."
+            ),
+        });
+        Ok(())
+    }
+
+    /// Clean and corrupt differ in the one word that must be copied.
+    fn patching(&self, report: &mut Report) -> Result<()> {
+        let (words, known) = (6, 3);
+        let pair = |row: &Vec<u32>| {
+            // <bos> r1 … r6 r1 r2 r3: the answer is r4. In the corrupt prompt another word stands in its place.
+            let clean = row[..1 + words + known].to_vec();
+            let (place, other) = (1 + known, row[words]);
+            let mut corrupt = clean.clone();
+            corrupt.swap(place, words);
+            Pair { answers: vec![clean[place]], wrong_answers: vec![other], clean, corrupt }
+        };
+        let pairs: Vec<Pair> = self.task.sequences(SEED, 2, 16, words).iter().map(pair).collect();
+        let labels = self.words(&pairs[0].clean);
+        for (site, over, prefix, heading, caption) in [
+            (
+                "resid_post",
+                vec![SweepAxis::Layer, SweepAxis::Position],
+                "stream_",
+                "Where the difference lies: the residual stream",
+                "Clean activations after each layer, put into the corrupt run at one position. 1 restores the right answer. \
+                 After layer 0 the difference lies where the word to be copied stands; after layer 1 the last position has it.",
+            ),
+            (
+                "z",
+                vec![SweepAxis::Layer, SweepAxis::Head],
+                "heads_",
+                "Which heads carry it",
+                "The same for each head's output, at all positions at once.",
+            ),
+        ] {
+            let patching = Sweep {
+                site: site.into(),
+                over,
+                metric: Metric::LogitDiff,
+                direction: Direction::Denoise,
+                neuron_block: 1,
+            };
+            let scores =
+                sweep(&self.model.decoder, &patching, &pairs, Planner::default(), |_| ControlFlow::Continue(()))?;
+            let tables: Vec<_> =
+                tables(&scores, &labels)?.into_iter().map(|(name, table)| (format!("{prefix}{name}"), table)).collect();
+            let caption = format!("{caption} Mean of {} prompt pairs.", pairs.len());
+            report.sections.push(heat_map(heading, &scores, &tables, &caption));
+            report.tables.extend(tables);
+        }
+        Ok(())
+    }
+
+    /// Accuracy without each head.
+    fn ablation(&self, report: &mut Report, rows: &[Vec<u32>], scores: &[HeadScore]) -> Result<()> {
+        let mut values = vec![self.accuracy(&self.model.decoder, rows, &[])?.top];
+        for score in scores {
+            values.push(self.accuracy(&self.model.decoder, rows, &[*score])?.top);
+        }
+        let heads = std::iter::once("none".to_string()).chain(scores.iter().map(name));
+        let axes = [("accuracy", vec![Label::Text("on the second copy".into())]), ("without head", labels(heads))];
+        report.tables.insert("ablation".into(), Table::new("share of certain words predicted", axes, values)?);
+        report.sections.push(Section::HeatMap {
+            heading: Some("What breaks it".into()),
+            table: "ablation".into(),
+            alternatives: vec![],
+            scale: ColourScale::UNIT,
+            caption: "Accuracy on the second copy when the output of one head is set to zero everywhere.".into(),
+        });
+        Ok(())
+    }
+
+    fn accuracy(&self, decoder: &Decoder, rows: &[Vec<u32>], without: &[HeadScore]) -> Result<Accuracy> {
+        let answers: Vec<_> = rows.iter().map(|row| self.task.answers(row)).collect();
+        let plan = without.iter().fold(Plan::default(), |plan, score| {
+            let site = format!("z.{}", score.layer);
+            plan.edit(Edit::new(site, Change::Zero).at(AxisName::Head, Index::At(score.head as i64)))
+        });
+        Ok(accuracy(decoder, rows, &answers, &plan)?)
+    }
+
+    /// Without the heads of the layer that do it, against without the others of that layer.
+    fn ablation_claim(
+        &self,
+        report: &mut Report,
+        rows: &[Vec<u32>],
+        scores: &[HeadScore],
+        best: HeadScore,
+        what: &str,
+        of: fn(&HeadScore) -> f64,
+    ) -> Result<()> {
+        let decoder = &self.model.decoder;
+        let layer = scores.iter().copied().filter(|score| score.layer == best.layer);
+        let (doing, others): (Vec<_>, Vec<_>) =
+            layer.partition(|score| of(score) > ATTENDS || name(score) == name(&best));
+        let whole = self.accuracy(decoder, rows, &[])?.top;
+        let without = self.accuracy(decoder, rows, &doing)?.top;
+        // As many others as heads that do it, so that the control removes as much.
+        let control_heads: Vec<_> = others.into_iter().take(doing.len()).collect();
+        let control = self.accuracy(decoder, rows, &control_heads)?.top;
+        let list = |heads: &[HeadScore]| heads.iter().map(name).collect::<Vec<_>>().join(", ");
+        let shown = without < 0.5 * whole && control > 0.8 * whole;
+        report.claims.push(Claim::new(
+            format!("Without {} ({what}) the second copy is not predicted any more.", list(&doing)),
+            Measured::Text(format!("accuracy {without:.3} instead of {whole:.3}")),
+            format!("without {} of the same layer: {control:.3}", list(&control_heads)),
+            if shown { Verdict::Shown } else { Verdict::NotShown },
+        )?);
+        Ok(())
+    }
+}
+
+fn name(score: &HeadScore) -> String {
+    format!("{}.{}", score.layer, score.head)
+}
+
+fn attention_claim(statement: String, trained: f64, untrained: f64) -> Result<Claim> {
+    let verdict = if trained > ATTENDS && untrained < 0.5 * ATTENDS { Verdict::Shown } else { Verdict::NotShown };
+    let control = format!("{untrained:.3}: the best head of the untrained model of the same seed");
+    Ok(Claim::new(statement, Measured::number(trained, "of its attention, on average"), control, verdict)?)
+}
+
+/// Row by row, in f64.
+fn softmax(rows: &[Vec<f32>]) -> Vec<Vec<f64>> {
+    let softmax = |row: &Vec<f32>| {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weights: Vec<f64> = row.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.into_iter().map(|weight| weight / total).collect()
+    };
+    rows.iter().map(softmax).collect()
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use endoscope_models::{Caching, Sampling, Settings, generate};
 use endoscope_net::Plan;
+use endoscope_report::check_destination;
 use serde_json::json;
 
 use super::capture::write_tensors;
@@ -67,6 +68,8 @@ struct Source {
 
 impl Generate {
     pub fn run(self, output: &mut Output) -> Result<()> {
+        // Before any text is shown.
+        self.out.as_ref().map(check_destination).transpose()?;
         let model = self.model.open()?;
         let plan = match &self.plan {
             Some(path) => input::plan(path)?,

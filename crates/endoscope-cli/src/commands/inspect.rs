@@ -32,13 +32,13 @@ impl Inspect {
             })
         });
         output.document(&json!({
-            "model": model.directory,
+            "model": model.directory.to_string_lossy(),
             "family": model.family,
             "parameters": model.parameters,
             "spec": model.spec(),
             "tokenizer": tokenizer,
             "end_tokens": model.end_tokens,
-            "files": model.files.iter().map(|(role, path)| json!({"role": role, "path": path})).collect::<Vec<_>>(),
+            "files": model.files.iter().map(|(role, path)| json!({"role": role, "path": path.to_string_lossy()})).collect::<Vec<_>>(),
             "sites": chosen.iter().map(|site| json!({
                 "name": site.name, "layer": site.layer, "role": site.role, "axes": site.axes,
             })).collect::<Vec<_>>(),

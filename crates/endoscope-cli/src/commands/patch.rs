@@ -79,7 +79,7 @@ impl Patch {
         let started = Started::now();
         let model = self.model.open()?;
         let patching = self.sweep();
-        let written = input::prompts(&self.prompts)?;
+        let (written, prompts_file) = input::prompts(&self.prompts)?;
         let encoder = ModelEncoder { model: &model, bos: self.bos.bos() };
         let pairs = Pairs::encode(&written, &encoder, patching.metric.needs())?;
         for note in &pairs.notes {
@@ -98,13 +98,14 @@ impl Patch {
         let scores = scores?;
         let labels: Vec<String> = pairs.pairs[0].clean.iter().map(|&id| model.label(id)).collect();
         let report = report(&model, &scores, &labels)?;
-        let mut provenance = provenance(&started, &model, &[("prompts", &self.prompts)])?;
+        let mut provenance = provenance(&started, &model, &[])?;
+        provenance.files.push(prompts_file);
         provenance.notes.extend(pairs.notes.iter().cloned());
         directory.write_json(
             "plan.json",
             &json!({
                 "verb": "patch",
-                "model": model.directory,
+                "model": model.directory.to_string_lossy(),
                 "sweep": patching,
                 "planner": planner,
                 "pairs": pairs.pairs,

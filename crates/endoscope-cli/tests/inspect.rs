@@ -1,0 +1,88 @@
+//! `endoscope inspect`, and what all verbs share.
+
+mod common;
+
+use common::*;
+use serde_json::json;
+
+#[test]
+fn the_document_says_what_the_model_is() {
+    let found = document(endoscope().args(["inspect", "llama-grouped", "--json"]));
+    assert_eq!(found["model"], "llama-grouped");
+    assert_eq!(found["family"], "llama");
+    // From the shapes in the file: embedding and unembedding 43 x 24, three layers, the last norm.
+    let layer = (48 + 16 + 16) * 25 + 24 * 49 + 2 * 28 * 25 + 24 * 29 + 2 * 24;
+    assert_eq!(found["parameters"], 2 * 43 * 24 + 3 * layer + 24);
+    let spec = &found["spec"];
+    for (key, value) in [("vocabulary", 43), ("context", 64), ("d_model", 24), ("layers", 3), ("heads", 6)] {
+        assert_eq!(spec[key], value, "{key}");
+    }
+    assert_eq!((&spec["kv_heads"], &spec["d_head"], &spec["d_mlp"]), (&json!(2), &json!(8), &json!(28)));
+    assert_eq!(spec["positions"], json!({"rotary": {"base": 10000.0}}));
+    assert_eq!(found["tokenizer"], json!(null));
+    assert_eq!(found["end_tokens"], json!([2, 3]));
+    let sites = found["sites"].as_array().unwrap();
+    let z = sites.iter().find(|site| site["name"] == "blocks.2.attn.hook_z").unwrap();
+    assert_eq!((&z["layer"], &z["role"]), (&json!(2), &json!("attention")));
+    let axes: Vec<_> = z["axes"].as_array().unwrap().iter().map(|axis| axis["name"].as_str().unwrap()).collect();
+    assert_eq!(axes, ["batch", "position", "head", "dim"]);
+    assert_eq!(z["axes"][2]["size"], json!({"fixed": 6}));
+}
+
+#[test]
+fn the_text_says_it_to_people() {
+    insta::assert_snapshot!(text(endoscope().args(["inspect", "gpt2-odd", "--sites", "{z,pattern}.1"])), @"");
+}
+
+#[test]
+fn sites_are_chosen_by_pattern() {
+    let found = document(endoscope().args(["inspect", "gpt2-odd", "--json", "--sites", "blocks.*.attn.hook_z"]));
+    let names: Vec<_> = found["sites"].as_array().unwrap().iter().map(|site| site["name"].clone()).collect();
+    assert_eq!(names, ["blocks.0.attn.hook_z", "blocks.1.attn.hook_z", "blocks.2.attn.hook_z"]);
+}
+
+#[test]
+fn the_real_model_has_its_tokenizer() {
+    let Some(model) = shared_model("stories260k") else { return };
+    let found = document(endoscope().arg("inspect").arg(&model).arg("--json"));
+    assert_eq!(found["parameters"], 260_032);
+    assert_eq!(found["tokenizer"], json!({"bos": {"id": 1, "token": "<s>"}, "prepends_bos": true}));
+    assert_eq!(found["end_tokens"], json!([2]));
+    let roles: Vec<_> = found["files"].as_array().unwrap().iter().map(|file| file["role"].clone()).collect();
+    assert_eq!(roles, ["config", "config", "weights", "tokenizer", "tokenizer"]);
+}
+
+#[test]
+fn every_verb_has_help_and_json() {
+    let help = text(endoscope().arg("--help"));
+    for verb in ["inspect", "capture", "generate", "patch", "train", "demo", "bench"] {
+        assert!(help.contains(&format!("\n  {verb} ")), "{verb} is not in\n{help}");
+        let help = text(endoscope().args([verb, "--help"]));
+        assert!(help.contains("--json"), "{verb}: {help}");
+        assert!(help.contains(&format!("Usage: endoscope {verb}")), "{verb}: {help}");
+    }
+    assert_eq!(text(endoscope().arg("--version")), concat!("endoscope ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+/// Paths need not be UTF-8; what prints them must not fail on it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_path_that_is_no_text_works_with_every_verb() {
+    use std::os::unix::ffi::OsStrExt;
+    let parent = tempfile::tempdir().unwrap();
+    let model = parent.path().join(std::ffi::OsStr::from_bytes(b"m\xff"));
+    std::fs::rename(copy_tiny("gpt2-odd").keep(), &model).unwrap();
+    let prompts = parent.path().join("prompts.json");
+    std::fs::write(&prompts, r#"[{"clean":[1,2],"corrupt":[1,3],"answers":[4],"wrong_answers":[5]}]"#).unwrap();
+    let out = |name: &[u8]| parent.path().join(std::ffi::OsStr::from_bytes(name));
+    let verb = |verb: &str| {
+        let mut command = endoscope();
+        command.arg(verb).arg(&model).arg("--json");
+        command
+    };
+    assert!(document(&mut verb("inspect"))["model"].as_str().unwrap().ends_with("m\u{FFFD}"));
+    document(verb("capture").args(["--tokens", "1", "--sites", "z", "--out"]).arg(out(b"c\xff")));
+    document(verb("generate").args(["--tokens", "1", "--max-tokens", "2"]));
+    document(verb("patch").args(["--site", "resid_pre", "--prompts"]).arg(&prompts).arg("--out").arg(out(b"p\xff")));
+    assert!(out(b"c\xff").is_file() && out(b"p\xff").join("report.html").is_file());
+}

@@ -1,0 +1,3 @@
+//! The tasks, one file each.
+
+pub mod repeated_sequences;

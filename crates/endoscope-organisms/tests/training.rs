@@ -1,0 +1,79 @@
+//! Training from a recipe alone, and what the registry refuses.
+
+use std::ops::ControlFlow;
+
+use endoscope_models::Model;
+use endoscope_organisms::{Error, SPECIAL, task, train, write_organism};
+use endoscope_train::{Outcome, Recipe, partial_directory};
+
+const SMALL: &str = r#"
+    [model]
+    family = "llama"
+    context = 16
+    d_model = 32
+    layers = 2
+    heads = 2
+    d_mlp = 16
+    [task]
+    name = "repeated_sequences"
+    words = 8
+    shortest = 3
+    longest = 6
+    [training]
+    steps = 250
+    batch = 16
+    seed = 1
+    learning_rate = 0.005
+    warmup_steps = 20
+"#;
+
+#[test]
+fn a_small_model_learns_more_than_the_frequencies() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("small");
+    let recipe = Recipe::parse("small.toml", SMALL).unwrap();
+    let outcome = train(&recipe, &out, &mut |_| ControlFlow::Continue(())).unwrap();
+    let Outcome::Finished { losses, .. } = outcome else { panic!("stopped") };
+    let uniform = (8f32).ln();
+    let last = losses[losses.len() - 20..].iter().sum::<f32>() / 20.;
+    assert!((losses[0] - (10f32).ln()).abs() < 0.1, "before training every token is as likely: {}", losses[0]);
+    assert!(last < uniform - 0.5, "{last}, uniform {uniform}");
+
+    let model = Model::open(&out).unwrap();
+    let ids = model.tokenizer().unwrap().encode("ba da ko ba", Default::default()).unwrap().ids;
+    assert_eq!(ids, [0, 2, 3, 1, 2], "<bos>, words, and a word that is not among the eight");
+    assert_eq!((model.label(0), model.label(3)), (SPECIAL[0].to_string(), "da".to_string()));
+    assert_eq!(model.tokenizer().unwrap().decode(&[0, 2, 3]).unwrap(), "ba da");
+    Model::open(out.join("checkpoints/step-000000")).unwrap().tokenizer().unwrap();
+    assert_eq!(Recipe::read(out.join("recipe.toml")).unwrap(), recipe);
+    assert!(out.join("training.json").is_file());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let refuse = |from: &str, to: &str| {
+        let recipe = Recipe::parse("small.toml", &SMALL.replace(from, to)).unwrap();
+        let error = train(&recipe, &out, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(!out.exists() && !partial_directory(&out).exists());
+        error
+    };
+    assert!(matches!(refuse("context = 16", "context = 12"), Error::Context { length: 13, context: 12, .. }));
+    assert!(matches!(refuse("repeated_sequences", "repeated_sequence"), Error::UnknownTask { .. }));
+    assert!(matches!(refuse("words = 8", "word = 8"), Error::Parameters { .. }));
+    assert!(task("repeated_sequences", &toml::Table::new()).is_err());
+}
+
+#[test]
+fn an_organism_is_written_whole_and_nothing_is_written_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("deep/induction");
+    write_organism("induction", &path).unwrap();
+    for (name, contents) in endoscope_organisms::induction_model_files() {
+        assert_eq!(std::fs::read(path.join(name)).unwrap(), *contents, "{name}");
+    }
+    assert!(matches!(write_organism("induction", &path), Err(Error::Exists { .. })));
+    assert!(matches!(write_organism("inductoin", directory.path()), Err(Error::UnknownOrganism { .. })));
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+}

@@ -1,0 +1,139 @@
+//! AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), with a state that can be kept and restored bit for bit.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::recipe::TrainingRecipe;
+
+/// The optimiser and its state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamW {
+    /// Steps made so far.
+    pub step: u64,
+    /// Name of the weight -> its running moments.
+    pub moments: BTreeMap<String, Moments>,
+}
+
+/// The running moments of one weight's gradient, flat in row-major order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    /// The mean.
+    pub first: Vec<f32>,
+    /// The mean square.
+    pub second: Vec<f32>,
+}
+
+impl AdamW {
+    /// The state before the first step.
+    pub fn new(variables: &BTreeMap<String, Var>) -> Self {
+        let zeros = |variable: &Var| vec![0.; variable.elem_count()];
+        let moments = variables
+            .iter()
+            .map(|(name, variable)| (name.clone(), Moments { first: zeros(variable), second: zeros(variable) }))
+            .collect();
+        Self { step: 0, moments }
+    }
+
+    /// One step down the gradients, each multiplied by `gradient_scale`.
+    pub fn update(
+        &mut self,
+        variables: &BTreeMap<String, Var>,
+        gradients: &GradStore,
+        gradient_scale: f64,
+        learning_rate: f64,
+        training: &TrainingRecipe,
+    ) -> Result<()> {
+        let &TrainingRecipe { beta1, beta2, epsilon, weight_decay, .. } = training;
+        self.step += 1;
+        let steps = self.step as f64;
+        let (bias1, bias2) = (1. - beta1.powf(steps), 1. - beta2.powf(steps));
+        for (name, variable) in variables {
+            let gradient = flat(gradient_of(gradients, name, variable)?)?;
+            let mut weights = flat(variable)?;
+            let decay = if decays(name, variable) { weight_decay } else { 0. };
+            let Some(Moments { first, second }) = self.moments.get_mut(name) else {
+                return Err(Error::NoGradient { name: name.clone() });
+            };
+            for (((w, &g), m), v) in weights.iter_mut().zip(&gradient).zip(first).zip(second) {
+                let g = f64::from(g) * gradient_scale;
+                *m = (beta1 * f64::from(*m) + (1. - beta1) * g) as f32;
+                *v = (beta2 * f64::from(*v) + (1. - beta2) * g * g) as f32;
+                let adam = (f64::from(*m) / bias1) / ((f64::from(*v) / bias2).sqrt() + epsilon);
+                *w = (f64::from(*w) - learning_rate * (adam + decay * f64::from(*w))) as f32;
+            }
+            variable.set(&Tensor::from_vec(weights, variable.shape(), variable.device())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Matrices decay; norms, biases and embeddings do not.
+fn decays(name: &str, variable: &Var) -> bool {
+    let embedding = ["wte.weight", "wpe.weight", "embed_tokens.weight"].iter().any(|end| name.ends_with(end));
+    variable.rank() == 2 && !embedding
+}
+
+/// The length of all gradients taken as one vector.
+pub(crate) fn gradient_norm(variables: &BTreeMap<String, Var>, gradients: &GradStore) -> Result<f64> {
+    let mut squares = 0.;
+    for (name, variable) in variables {
+        let gradient = flat(gradient_of(gradients, name, variable)?)?;
+        squares += gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+    }
+    Ok(squares.sqrt())
+}
+
+fn gradient_of<'a>(gradients: &'a GradStore, name: &str, variable: &Var) -> Result<&'a Tensor> {
+    gradients.get(variable.as_tensor()).ok_or_else(|| Error::NoGradient { name: name.to_string() })
+}
+
+fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// torch.optim.AdamW on w = 1 with gradients 0.5, -0.2, 0.1: lr 0.1, betas (0.9, 0.99), eps 1e-8, decay 0.1.
+    #[test]
+    fn follows_torch() {
+        let training =
+            TrainingRecipe { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1, ..TrainingRecipe::default() };
+        let weight = Var::new(&[[1f32]], &Device::Cpu).unwrap();
+        let bias = Var::new(&[1f32], &Device::Cpu).unwrap();
+        let variables =
+            BTreeMap::from([("w.weight".to_string(), weight.clone()), ("w.bias".to_string(), bias.clone())]);
+        let mut optimizer = AdamW::new(&variables);
+        for (gradient, (decayed, plain)) in [0.5, -0.2, 0.1].into_iter().zip(TORCH) {
+            let loss = ((weight.sum_all().unwrap() + bias.sum_all().unwrap()).unwrap() * gradient).unwrap();
+            optimizer.update(&variables, &loss.backward().unwrap(), 1., 0.1, &training).unwrap();
+            let (w, b) = (weight.to_vec2::<f32>().unwrap()[0][0], bias.to_vec1::<f32>().unwrap()[0]);
+            assert!((w - decayed).abs() < 2e-6 && (b - plain).abs() < 2e-6, "{w} {b}, not {decayed} {plain}");
+        }
+    }
+
+    /// The decayed and the plain weight after each step, printed by torch 2.8.
+    const TORCH: [(f32, f32); 3] = [(0.89, 0.9), (0.8464826, 0.8653826), (0.7999406, 0.8273054)];
+
+    #[test]
+    fn embeddings_norms_and_biases_do_not_decay() {
+        let matrix = Var::zeros((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let vector = Var::zeros(2, candle_core::DType::F32, &Device::Cpu).unwrap();
+        for (name, variable, expected) in [
+            ("transformer.wte.weight", &matrix, false),
+            ("transformer.wpe.weight", &matrix, false),
+            ("model.embed_tokens.weight", &matrix, false),
+            ("lm_head.weight", &matrix, true),
+            ("transformer.h.0.attn.c_attn.weight", &matrix, true),
+            ("transformer.h.0.attn.c_attn.bias", &vector, false),
+            ("model.norm.weight", &vector, false),
+        ] {
+            assert_eq!(decays(name, variable), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! Recipes: everything that a trained model is a function of, as a TOML file.
+
+use std::path::Path;
+
+use endoscope_models::{Activation, AttentionScale, Biases, Family, Mlp, Norm, Positions, Spec};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+
+/// What to train, on what, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The architecture.
+    pub model: ModelRecipe,
+    /// What it learns.
+    pub task: TaskRecipe,
+    /// How it learns.
+    pub training: TrainingRecipe,
+}
+
+/// The architecture. What is not here follows from the family; the vocabulary follows from the task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// `gpt2` (LayerNorm, learned positions, plain MLP) or `llama` (RMSNorm, rotary positions, gated MLP).
+    pub family: Family,
+    /// The longest sequence.
+    pub context: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Key/value heads, for llama; as many as heads if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_heads: Option<usize>,
+    /// Width of a head, for llama; `d_model / heads` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_head: Option<usize>,
+    /// Width of the MLP.
+    pub d_mlp: usize,
+    /// `gelu_tanh`, `gelu_erf`, `silu` or `relu`; `gelu_tanh` for gpt2 and `silu` for llama if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
+    /// Whether the unembedding is the embedding transposed; true for gpt2 and false for llama if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tied: Option<bool>,
+    /// Whether attention's projections have biases, for llama; false if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_bias: Option<bool>,
+    /// Whether the MLP's projections have biases, for llama; false if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlp_bias: Option<bool>,
+    /// The base of the rotary wavelengths, for llama; 10000 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary_base: Option<f64>,
+}
+
+/// The task by its name in the registry (`endoscope-organisms`), which checks the parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecipe {
+    /// The task's name.
+    pub name: String,
+    /// The task's own keys.
+    #[serde(flatten)]
+    pub parameters: Table,
+}
+
+/// How it learns: AdamW under a warmed-up cosine schedule. Only the first four keys must be given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingRecipe {
+    /// How many updates.
+    pub steps: u64,
+    /// Sequences an update.
+    pub batch: usize,
+    /// Seed of the initial weights and of the data.
+    pub seed: u64,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Updates until the learning rate is at its highest; default 0.
+    pub warmup_steps: u64,
+    /// The learning rate at the end, as a fraction of the highest; default 0.1.
+    pub final_learning_rate: f64,
+    /// Decoupled weight decay of matrices (not of norms, biases and embeddings); default 0.01.
+    pub weight_decay: f64,
+    /// Decay of the gradient's running mean; default 0.9.
+    pub beta1: f64,
+    /// Decay of the gradient's running mean square; default 0.99.
+    pub beta2: f64,
+    /// Added to the root of the mean square; default 1e-8.
+    pub epsilon: f64,
+    /// The longest gradient, over all weights together; default 1, `inf` for none.
+    pub gradient_clip: f64,
+    /// A checkpoint every so many updates; default 500.
+    pub checkpoint_every: u64,
+    /// Standard deviation of the initial matrices; default 0.02.
+    pub init_std: f64,
+}
+
+impl Default for TrainingRecipe {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch: 32,
+            seed: 0,
+            learning_rate: 1e-3,
+            warmup_steps: 0,
+            final_learning_rate: 0.1,
+            weight_decay: 0.01,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            gradient_clip: 1.,
+            checkpoint_every: 500,
+            init_std: 0.02,
+        }
+    }
+}
+
+/// What a key's value must be.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Count,
+    Number,
+    Switch,
+    OneOf(&'static [&'static str]),
+}
+
+/// Whether a key must be given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Need {
+    Required,
+    Optional,
+}
+
+use Kind::{Count, Number, OneOf, Switch};
+use Need::{Optional, Required};
+
+const MODEL_KEYS: &[(&str, Kind, Need)] = &[
+    ("family", OneOf(&["gpt2", "llama"]), Required),
+    ("context", Count, Required),
+    ("d_model", Count, Required),
+    ("layers", Count, Required),
+    ("heads", Count, Required),
+    ("kv_heads", Count, Optional),
+    ("d_head", Count, Optional),
+    ("d_mlp", Count, Required),
+    ("activation", OneOf(&["gelu_tanh", "gelu_erf", "silu", "relu"]), Optional),
+    ("tied", Switch, Optional),
+    ("attention_bias", Switch, Optional),
+    ("mlp_bias", Switch, Optional),
+    ("rotary_base", Number, Optional),
+];
+
+const TRAINING_KEYS: &[(&str, Kind, Need)] = &[
+    ("steps", Count, Required),
+    ("batch", Count, Required),
+    ("seed", Count, Required),
+    ("learning_rate", Number, Required),
+    ("warmup_steps", Count, Optional),
+    ("final_learning_rate", Number, Optional),
+    ("weight_decay", Number, Optional),
+    ("beta1", Number, Optional),
+    ("beta2", Number, Optional),
+    ("epsilon", Number, Optional),
+    ("gradient_clip", Number, Optional),
+    ("checkpoint_every", Count, Optional),
+    ("init_std", Number, Optional),
+];
+
+impl Recipe {
+    /// Reads recipe.toml.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, error))?;
+        Self::parse(path, &text)
+    }
+
+    /// Parses the text of a recipe; `path` is what errors name. Every problem is reported at once.
+    pub fn parse(path: impl AsRef<Path>, text: &str) -> Result<Self> {
+        let fail = |problems| Error::Recipe { path: path.as_ref().to_path_buf(), problems };
+        let table: Table = toml::from_str(text).map_err(|error| fail(vec![error.to_string()]))?;
+        let mut problems = shape_problems(&table);
+        if !problems.is_empty() {
+            return Err(fail(problems));
+        }
+        let recipe: Self = table.try_into().map_err(|error: toml::de::Error| fail(vec![error.to_string()]))?;
+        problems.extend(recipe.problems());
+        if problems.is_empty() { Ok(recipe) } else { Err(fail(problems)) }
+    }
+
+    /// The text that [`Recipe::parse`] reads as this recipe.
+    pub fn to_toml(&self) -> Result<String> {
+        let fail =
+            |error: toml::ser::Error| Error::Recipe { path: "recipe.toml".into(), problems: vec![error.to_string()] };
+        toml::to_string(self).map_err(fail)
+    }
+
+    /// Everything that makes no sense in its values; empty if it is fine.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.model.problems();
+        problems.extend(self.training.problems());
+        problems
+    }
+
+    /// Each key whose value differs in `other`, with both values.
+    pub(crate) fn changes(&self, other: &Self) -> Vec<String> {
+        let flatten = |recipe: &Self| {
+            let mut keys = std::collections::BTreeMap::new();
+            if let Ok(table) = Table::try_from(recipe) {
+                flatten("", &Value::Table(table), &mut keys);
+            }
+            keys
+        };
+        let (before, after) = (flatten(self), flatten(other));
+        let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
+        names.sort();
+        names.dedup();
+        let shown = |value: Option<&String>| value.cloned().unwrap_or_else(|| "absent".into());
+        names
+            .into_iter()
+            .filter(|&name| before.get(name) != after.get(name))
+            .map(|name| format!("{name} was {}, is now {}", shown(before.get(name)), shown(after.get(name))))
+            .collect()
+    }
+}
+
+fn flatten(prefix: &str, value: &Value, keys: &mut std::collections::BTreeMap<String, String>) {
+    match value {
+        Value::Table(table) => {
+            for (name, value) in table {
+                let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&name, value, keys);
+            }
+        }
+        value => {
+            keys.insert(prefix.to_string(), value.to_string());
+        }
+    }
+}
+
+/// Sections and keys that are missing, unknown or of the wrong kind.
+fn shape_problems(table: &Table) -> Vec<String> {
+    let mut problems = Vec::new();
+    for name in table.keys().filter(|name| !["model", "task", "training"].contains(&name.as_str())) {
+        problems.push(format!("`{name}` is not known; a recipe has the sections [model], [task] and [training]"));
+    }
+    let mut section = |name: &str| match table.get(name) {
+        Some(Value::Table(section)) => Some(section.clone()),
+        Some(other) => {
+            problems.push(format!("`{name}` is {other}; it must be a section [{name}]"));
+            None
+        }
+        None => {
+            problems.push(format!("the section [{name}] is missing"));
+            None
+        }
+    };
+    let (model, task, training) = (section("model"), section("task"), section("training"));
+    for (name, keys, section) in [("model", MODEL_KEYS, model), ("training", TRAINING_KEYS, training)] {
+        problems.extend(section.iter().flat_map(|section| key_problems(name, keys, section)));
+    }
+    if let Some(task) = task {
+        match task.get("name") {
+            Some(Value::String(_)) => {}
+            Some(other) => problems.push(format!("`task.name` is {other}; a text is needed")),
+            None => problems.push("`task.name` is missing".into()),
+        }
+    }
+    problems
+}
+
+fn key_problems(section: &str, keys: &[(&str, Kind, Need)], found: &Table) -> Vec<String> {
+    let mut problems = Vec::new();
+    for name in found.keys().filter(|name| !keys.iter().any(|(known, ..)| known == name)) {
+        let known = keys.iter().map(|(known, ..)| *known).collect::<Vec<_>>().join(", ");
+        problems.push(format!("`{section}.{name}` is not known; the keys of [{section}] are {known}"));
+    }
+    for (name, kind, need) in keys {
+        match found.get(*name) {
+            None if *need == Required => problems.push(format!("`{section}.{name}` is missing")),
+            None => {}
+            Some(value) => {
+                problems.extend(kind.problem(value).map(|what| format!("`{section}.{name}` is {value}; {what}")))
+            }
+        }
+    }
+    problems
+}
+
+impl Kind {
+    fn problem(self, value: &Value) -> Option<String> {
+        let (fits, wanted) = match self {
+            Count => (value.as_integer().is_some_and(|count| count >= 0), "a count is needed".to_string()),
+            Number => (value.is_float() || value.is_integer(), "a number is needed".to_string()),
+            Switch => (value.is_bool(), "true or false is needed".to_string()),
+            OneOf(names) => (
+                value.as_str().is_some_and(|name| names.contains(&name)),
+                format!("one of {} is needed", names.join(", ")),
+            ),
+        };
+        (!fits).then_some(wanted)
+    }
+}
+
+impl ModelRecipe {
+    /// The switches of this architecture with `vocabulary` tokens.
+    pub fn spec(&self, vocabulary: usize) -> Spec {
+        let &Self { family, context, d_model, layers, heads, d_mlp, .. } = self;
+        let gpt2 = family == Family::Gpt2;
+        let bias = |key: Option<bool>| gpt2 || key.unwrap_or(false);
+        Spec {
+            vocabulary,
+            context,
+            d_model,
+            layers,
+            heads,
+            kv_heads: self.kv_heads.unwrap_or(heads),
+            d_head: self.d_head.unwrap_or(d_model / heads.max(1)),
+            d_mlp,
+            norm: if gpt2 { Norm::LayerNorm } else { Norm::RmsNorm },
+            epsilon: if gpt2 { 1e-5 } else { 1e-6 },
+            positions: match family {
+                Family::Gpt2 => Positions::Learned,
+                Family::Llama => Positions::Rotary { base: self.rotary_base.unwrap_or(10_000.) },
+            },
+            attention_scale: AttentionScale::InverseSqrtHead,
+            mlp: if gpt2 { Mlp::Plain } else { Mlp::Gated },
+            activation: self.activation.unwrap_or(if gpt2 { Activation::GeluTanh } else { Activation::Silu }),
+            biases: Biases {
+                qkv: bias(self.attention_bias),
+                attention_out: bias(self.attention_bias),
+                mlp: bias(self.mlp_bias),
+            },
+            tied: self.tied.unwrap_or(gpt2),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        // The task says later how many tokens there are; one is a stand-in.
+        let mut problems: Vec<String> =
+            self.spec(1).problems().into_iter().map(|problem| format!("[model]: {problem}")).collect();
+        if self.d_head.is_none() && self.heads > 0 && !self.d_model.is_multiple_of(self.heads) {
+            let (width, heads) = (self.d_model, self.heads);
+            problems.push(format!("`model.d_model` = {width} cannot be split into `model.heads` = {heads} heads"));
+        }
+        if self.family == Family::Gpt2 {
+            let given = [
+                ("kv_heads", self.kv_heads.is_some()),
+                ("d_head", self.d_head.is_some()),
+                ("attention_bias", self.attention_bias.is_some()),
+                ("mlp_bias", self.mlp_bias.is_some()),
+                ("rotary_base", self.rotary_base.is_some()),
+            ];
+            for (name, _) in given.into_iter().filter(|(_, given)| *given) {
+                problems.push(format!("`model.{name}` does not apply to the family gpt2; remove it"));
+            }
+        }
+        problems
+    }
+}
+
+impl TrainingRecipe {
+    fn problems(&self) -> Vec<String> {
+        let fraction = |x: f64| (0. ..=1.).contains(&x);
+        let decay = |x: f64| (0. ..1.).contains(&x);
+        let positive = |x: f64| x > 0. && x.is_finite();
+        let checks = [
+            ("steps", self.steps as f64, self.steps > 0, "at least 1"),
+            ("batch", self.batch as f64, self.batch > 0, "at least 1"),
+            ("learning_rate", self.learning_rate, positive(self.learning_rate), "positive"),
+            ("warmup_steps", self.warmup_steps as f64, self.warmup_steps <= self.steps, "at most `training.steps`"),
+            ("final_learning_rate", self.final_learning_rate, fraction(self.final_learning_rate), "from 0 to 1"),
+            ("weight_decay", self.weight_decay, fraction(self.weight_decay), "from 0 to 1"),
+            ("beta1", self.beta1, decay(self.beta1), "from 0 to less than 1"),
+            ("beta2", self.beta2, decay(self.beta2), "from 0 to less than 1"),
+            ("epsilon", self.epsilon, positive(self.epsilon), "positive"),
+            ("gradient_clip", self.gradient_clip, self.gradient_clip > 0., "positive (inf for none)"),
+            ("checkpoint_every", self.checkpoint_every as f64, self.checkpoint_every > 0, "at least 1"),
+            ("init_std", self.init_std, positive(self.init_std), "positive"),
+        ];
+        let wrong = checks.into_iter().filter(|(_, _, fine, _)| !fine);
+        wrong.map(|(name, value, _, wanted)| format!("`training.{name}` is {value}; it must be {wanted}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [model]
+        family = "llama"
+        context = 16
+        d_model = 8
+        layers = 2
+        heads = 4
+        kv_heads = 2
+        d_mlp = 12
+        [task]
+        name = "anything"
+        words = 5
+        [training]
+        steps = 10
+        batch = 2
+        seed = 3
+        learning_rate = 1
+        gradient_clip = inf
+    "#;
+
+    fn problems(text: &str) -> Vec<String> {
+        match Recipe::parse("r.toml", text) {
+            Err(Error::Recipe { problems, .. }) => problems,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_recipe_survives_its_own_text() {
+        let recipe = Recipe::parse("r.toml", GOOD).unwrap();
+        assert_eq!(recipe.task.parameters["words"].as_integer(), Some(5));
+        assert_eq!(Recipe::parse("r.toml", &recipe.to_toml().unwrap()).unwrap(), recipe);
+        let spec = recipe.model.spec(30);
+        assert_eq!((spec.d_head, spec.kv_heads, spec.vocabulary, spec.tied), (2, 2, 30, false));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let text = GOOD
+            .replace("context = 16", "contxt = 16")
+            .replace("layers = 2", "layers = \"two\"")
+            .replace("\"llama\"", "\"mamba\"")
+            .replace("seed = 3", "seed = -3")
+            .replace("name = \"anything\"", "");
+        let found = problems(&text);
+        for key in ["model.contxt", "model.context", "model.layers", "model.family", "training.seed", "task.name"] {
+            assert!(found.iter().any(|problem| problem.contains(&format!("`{key}`"))), "{key}: {found:#?}");
+        }
+        assert_eq!(found.len(), 6, "{found:#?}");
+        let text = GOOD.replace("batch = 2", "batch = 0").replace("learning_rate = 1", "learning_rate = nan");
+        let text = text.replace("d_model = 8", "d_model = 9").replace("seed = 3", "seed = 3\nbeta2 = 1");
+        let found = problems(&text);
+        for key in ["training.batch", "training.learning_rate", "model.d_model", "training.beta2"] {
+            assert!(found.iter().any(|problem| problem.contains(&format!("`{key}`"))), "{key}: {found:#?}");
+        }
+        assert_eq!(problems("model = 3\n[other]").len(), 4);
+        assert_eq!(problems("[model").len(), 1);
+        assert_eq!(problems(&GOOD.replace("\"llama\"", "\"gpt2\"")).len(), 1, "kv_heads does not apply to gpt2");
+    }
+
+    #[test]
+    fn the_tables_of_keys_are_complete() {
+        let mut recipe = Recipe::parse("r.toml", GOOD).unwrap();
+        recipe.model = ModelRecipe {
+            d_head: Some(2),
+            activation: Some(Activation::Relu),
+            tied: Some(true),
+            attention_bias: Some(true),
+            mlp_bias: Some(true),
+            rotary_base: Some(100.),
+            ..recipe.model
+        };
+        let table = Table::try_from(&recipe).unwrap();
+        for (section, keys) in [("model", MODEL_KEYS), ("training", TRAINING_KEYS)] {
+            let mut known: Vec<&str> = keys.iter().map(|(name, ..)| *name).collect();
+            known.sort();
+            let mut written: Vec<&str> = table[section].as_table().unwrap().keys().map(String::as_str).collect();
+            written.sort();
+            assert_eq!(written, known);
+        }
+    }
+
+    #[test]
+    fn changes_are_named_with_both_values() {
+        let before = Recipe::parse("r.toml", GOOD).unwrap();
+        let after =
+            Recipe::parse("r.toml", &GOOD.replace("steps = 10", "steps = 20").replace("words = 5", "")).unwrap();
+        assert_eq!(before.changes(&after), ["task.words was 5, is now absent", "training.steps was 10, is now 20"]);
+        assert!(before.changes(&before).is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(\\[(model|task|training)\\]\n|[a-z_]{1,9} = (-?[0-9]{1,20}|\"[a-z]{0,5}\"|true|nan|\\[1\\])\n){0,9}") {
+            let _ = Recipe::parse("r.toml", &text);
+        }
+    }
+}
