@@ -8,7 +8,11 @@ use endoscope_report::{HashedFile, Provenance, Started};
 
 /// Where a result of this run comes from: the model's files, and `others` by their role.
 pub fn provenance(started: &Started, model: &Model, others: &[(&str, &Path)]) -> Result<Provenance> {
-    let mut provenance = Provenance::new(env!("CARGO_PKG_VERSION"), std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(), started);
+    let mut provenance = Provenance::new(
+        env!("CARGO_PKG_VERSION"),
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        started,
+    );
     let model_files = model.files.iter().map(|(role, path)| (*role, path.as_path()));
     for (role, path) in model_files.chain(others.iter().copied()) {
         provenance.files.push(HashedFile::read(role, path)?);

@@ -424,7 +424,7 @@ fn plans_that_do_not_fit_the_model() {
         &["`blocks.0.hook_resid_pre` has shape [2], which does not fit"],
     );
     bad_edit(set(json!(1e300)), &["holds a NaN or an infinity"]);
-    bad_edit(set(json!({"shape": [1], "data": [1e39]})), &["holds a NaN or an infinity"]);
+    bad_edit(set(json!({"shape": [1], "data": [1e39]})), &["number out of range"]);
     bad_edit(json!({"site": "z.0", "change": {"scale": {"factor": 1e300}}}), &["factor", "holds a NaN or an infinity"]);
     bad_edit(json!({"site": "z.0", "change": "knock_out"}), &["edges are knocked out at"]);
     let project = json!({"shape": [20], "data": vec![0.0; 20]});
@@ -570,7 +570,11 @@ fn unequal_lengths_show_both_token_lists() {
     let words = copy_tiny("gpt2-odd");
     with_words(words.path());
     let pair = r#"[{"clean":"a b c","corrupt":"a d","answers":["a"],"wrong_answers":["b"]}]"#;
-    insta::assert_snapshot!(bad_prompts(words.path(), pair, &[]), @"");
+    insta::assert_snapshot!(bad_prompts(words.path(), pair, &[]), @r"
+    error: prompt pair 0: clean has 3 tokens and corrupt has 2; patching needs equal length
+      clean:   a | b | c
+      corrupt: a | d
+    ");
 }
 
 #[test]
@@ -622,13 +626,13 @@ fn places_that_cannot_be_written() {
         out_of("patch", &at(taken), &[taken, "exists already; choose another --out or remove it"]);
     }
     out_of("patch", &at("file/below"), &["file"]);
-    out_of("patch", Path::new(""), &["cannot name a file"]);
+    out_of("patch", Path::new(""), &["a value is required for '--out"]);
     // A file needs its directory, and replaces nothing but a file.
     for verb in ["capture", "generate"] {
         out_of(verb, &at("gone/out"), &["cannot create a file beside", "gone/out", "No such file or directory"]);
         out_of(verb, &at("file/out"), &["file/out"]);
         out_of(verb, &at("directory"), &["directory` is a directory"]);
-        out_of(verb, Path::new(""), &["not the name of a file"]);
+        out_of(verb, Path::new(".."), &["is a directory"]);
     }
     #[cfg(unix)]
     {
@@ -715,7 +719,7 @@ fn a_closed_pipe_is_an_error_and_no_panic() {
     for json in [false, true] {
         let verb = |arguments: &[&str]| {
             let mut command = endoscope();
-            command.args(arguments).args(json.then_some("--json"));
+            command.args(json.then_some("--json")).args(arguments);
             command
         };
         closed(&mut verb(&["inspect", "gpt2-odd"]));

@@ -31,7 +31,23 @@ fn the_document_says_what_the_model_is() {
 
 #[test]
 fn the_text_says_it_to_people() {
-    insta::assert_snapshot!(text(endoscope().args(["inspect", "gpt2-odd", "--sites", "{z,pattern}.1"])), @"");
+    insta::assert_snapshot!(text(endoscope().args(["inspect", "gpt2-odd", "--sites", "{z,pattern}.1"])), @r"
+    gpt2-odd
+      family      gpt2
+      parameters  13,396
+      layers      3
+      d_model     20
+      heads       5 of width 4
+      d_mlp       52 (Plain, GeluTanh)
+      norm        LayerNorm, epsilon 1e-5
+      positions   Learned, context 40
+      vocabulary  41, tied unembedding
+      tokenizer   none: give token ids (--tokens)
+
+    2 of 71 sites:
+      blocks.1.attn.hook_pattern           [batch, head=5, query, key]
+      blocks.1.attn.hook_z                 [batch, position, head=5, dim=4]
+    ");
 }
 
 #[test]

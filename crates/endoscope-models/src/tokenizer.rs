@@ -1,5 +1,6 @@
 //! Text to token ids and back, with the beginning-of-sequence token always decided in the open.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -50,13 +51,14 @@ impl Tokenizer {
         if !path.is_file() {
             return Ok(None);
         }
-        let mut inner = tokenizers::Tokenizer::from_file(&path)
-            .map_err(|error| Error::Tokenizer { path: path.clone(), reason: error.to_string() })?;
+        let fail = |reason: String| Error::Tokenizer { path: path.clone(), reason };
+        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        // First as JSON of any kind, whose errors say more than those of the tokenizers' own reader.
+        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| fail(error.to_string()))?;
+        let mut inner: tokenizers::Tokenizer = guarded(|| text.parse()).map_err(fail)?;
         // Padding and truncation stored in the file would change the ids of a text.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| Error::Tokenizer { path: path.clone(), reason: error.to_string() })?;
+        inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
         let mut files = vec![path.clone()];
         let config_path = directory.join("tokenizer_config.json");
         let config: Value = if config_path.is_file() {
@@ -66,7 +68,7 @@ impl Tokenizer {
         } else {
             Value::Null
         };
-        let processed = inner.encode("", true).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+        let processed = guarded(|| inner.encode("", true)).map_err(fail)?.get_ids().to_vec();
         let named = config.get("bos_token").and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
         let id = named.and_then(|token| inner.token_to_id(token)).or(config_bos).or(processed.first().copied());
         let bos = id.and_then(|id| Some((id, inner.id_to_token(id)?)));
@@ -80,7 +82,7 @@ impl Tokenizer {
     /// The ids of a text. An empty text without BOS is an error, since there is nothing to run.
     pub fn encode(&self, text: &str, bos: Bos) -> Result<Encoded> {
         let fail = |reason: String| Error::Tokenizer { path: self.path.clone(), reason };
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| fail(error.to_string()))?;
+        let encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(fail)?;
         let mut ids = encoding.get_ids().to_vec();
         let prepend = match bos {
             Bos::AsConfigured => self.prepends_bos,
@@ -111,9 +113,7 @@ impl Tokenizer {
 
     /// The text of ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner
-            .decode(ids, true)
-            .map_err(|error| Error::Tokenizer { path: self.path.clone(), reason: error.to_string() })
+        guarded(|| self.inner.decode(ids, true)).map_err(|reason| Error::Tokenizer { path: self.path.clone(), reason })
     }
 
     /// How one token is shown: its text with its leading space.
@@ -128,9 +128,17 @@ impl Tokenizer {
         {
             return if byte.is_ascii() { char::from(byte).to_string() } else { token };
         }
-        match self.inner.decode(&[id], false) {
+        match guarded(|| self.inner.decode(&[id], false)) {
             Ok(text) if !text.is_empty() && !text.contains('\u{FFFD}') => text,
             _ => token,
         }
+    }
+}
+
+/// Calls the tokenizers library, which panics on some files that it can parse but not use.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizers library failed on it: a part of the file does not fit the others".into()),
     }
 }

@@ -101,7 +101,7 @@ fn wrong_weights_of_gpt2_are_noticed() {
     check(name, "positions counted from 1", edit("transformer.wpe.weight", shifted));
     check(
         name,
-        "one number rounded to bf16",
+        "a matrix rounded to bf16",
         edit("transformer.h.1.mlp.c_proj.weight", |w| {
             w.to_dtype(candle_core::DType::BF16)?.to_dtype(candle_core::DType::F32)
         }),

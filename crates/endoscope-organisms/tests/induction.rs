@@ -1,6 +1,8 @@
 //! The ground truth of the organism `induction`: a previous-token head in layer 0, two induction heads in layer 1 of which
 //! either suffices, and nothing else matters.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 

@@ -1,5 +1,7 @@
 //! Training from a recipe alone, and what the registry refuses.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 use std::ops::ControlFlow;
 
 use endoscope_models::Model;

@@ -1,5 +1,7 @@
 //! Every trainable tensor has the gradient that finite differences of the loss give.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 use candle_core::{DType, Device, Tensor};
 use endoscope_models::{Activation, AttentionScale, Biases, Decoder, Family, Mlp, Norm, Positions, Spec};
 use endoscope_net::{Inputs, Network, Plan};

@@ -1,5 +1,7 @@
 //! Runs on disk: resume bit for bit, kills, changed recipes, divergence; and what is saved is what was trained.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;

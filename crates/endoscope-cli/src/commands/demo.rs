@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use endoscope_causal::{
-    Accuracy, Direction, HeadScore, Metric, Pair, Planner, Sweep, SweepAxis, accuracy, head_scores, sweep,
-};
-use endoscope_models::{Decoder, Model};
+use endoscope_causal::{Direction, HeadScore, Metric, Pair, Planner, Sweep, SweepAxis, accuracy, head_scores, sweep};
+use endoscope_models::Model;
 use endoscope_net::{AxisName, Change, Edit, Index, Inputs, Network, Plan};
 use endoscope_organisms::tasks::repeated_sequences::RepeatedSequences;
 use endoscope_organisms::{Task, write_organism};
@@ -121,8 +119,15 @@ impl Story<'_> {
             induction.induction,
             best_untrained(|score| score.induction)?,
         )?);
-        self.ablation_claim(&mut report, &rows, &scores, induction, "the look-up", |score| score.induction)?;
-        self.ablation_claim(&mut report, &rows, &scores, previous, "the notes", |score| score.previous_token)?;
+        let copies = [
+            ("first", Index::Range { start: 0, end: Some(1 + PERIOD as i64) }),
+            ("second", Index::Range { start: 1 + PERIOD as i64, end: None }),
+        ];
+        let [first, second] = &copies;
+        let claim = self.ablation_claim(&rows, &scores, previous, |score| score.previous_token, [first, second])?;
+        report.claims.push(claim);
+        let claim = self.ablation_claim(&rows, &scores, induction, |score| score.induction, [second, first])?;
+        report.claims.push(claim);
         report.sections.push(Section::Claims { heading: Some("What was shown, and what the controls gave".into()) });
         Ok(report)
     }
@@ -133,7 +138,7 @@ impl Story<'_> {
 
     /// The probability of each next word of one sequence.
     fn prediction(&self, report: &mut Report) -> Result<()> {
-        let tokens = self.task.sequences(SEED, 1, 1, 8).remove(0);
+        let tokens = self.task.sequences(SEED, 1, 1, 7).remove(0);
         let logits = self.model.decoder.run(&Inputs::tokens(vec![tokens.clone()])?, &Plan::default())?.outputs;
         let probabilities = softmax(&logits.get(0)?.to_vec2::<f32>()?);
         let right: Vec<f64> =
@@ -231,11 +236,18 @@ impl Story<'_> {
 
     /// Accuracy without each head.
     fn ablation(&self, report: &mut Report, rows: &[Vec<u32>], scores: &[HeadScore]) -> Result<()> {
-        let mut values = vec![self.accuracy(&self.model.decoder, rows, &[])?.top];
+        let mut values = vec![self.accuracy(rows, &[], &Index::All)?];
         for score in scores {
-            values.push(self.accuracy(&self.model.decoder, rows, &[*score])?.top);
+            values.push(self.accuracy(rows, &[*score], &Index::All)?);
         }
-        let heads = std::iter::once("none".to_string()).chain(scores.iter().map(name));
+        // Heads that do the same stand in for each other: a layer's all together.
+        let doing = |of: fn(&HeadScore) -> f64| scores.iter().copied().filter(|s| of(s) > ATTENDS).collect::<Vec<_>>();
+        let together = doing(|score| score.induction);
+        if together.len() > 1 {
+            values.push(self.accuracy(rows, &together, &Index::All)?);
+        }
+        let together = (together.len() > 1).then(|| list(&together));
+        let heads = std::iter::once("none".to_string()).chain(scores.iter().map(name)).chain(together);
         let axes = [("accuracy", vec![Label::Text("on the second copy".into())]), ("without head", labels(heads))];
         report.tables.insert("ablation".into(), Table::new("share of certain words predicted", axes, values)?);
         report.sections.push(Section::HeatMap {
@@ -243,49 +255,57 @@ impl Story<'_> {
             table: "ablation".into(),
             alternatives: vec![],
             scale: ColourScale::UNIT,
-            caption: "Accuracy on the second copy when the output of one head is set to zero everywhere.".into(),
+            caption: "Accuracy on the second copy when the output of these heads is set to zero everywhere.".into(),
         });
         Ok(())
     }
 
-    fn accuracy(&self, decoder: &Decoder, rows: &[Vec<u32>], without: &[HeadScore]) -> Result<Accuracy> {
+    /// The share of certain words predicted when the outputs of some heads are zero at some positions.
+    fn accuracy(&self, rows: &[Vec<u32>], without: &[HeadScore], positions: &Index) -> Result<f64> {
         let answers: Vec<_> = rows.iter().map(|row| self.task.answers(row)).collect();
         let plan = without.iter().fold(Plan::default(), |plan, score| {
-            let site = format!("z.{}", score.layer);
-            plan.edit(Edit::new(site, Change::Zero).at(AxisName::Head, Index::At(score.head as i64)))
+            let edit = Edit::new(format!("z.{}", score.layer), Change::Zero);
+            let head = Index::At(score.head as i64);
+            plan.edit(edit.at(AxisName::Head, head).at(AxisName::Position, positions.clone()))
         });
-        Ok(accuracy(decoder, rows, &answers, &plan)?)
+        Ok(accuracy(&self.model.decoder, rows, &answers, &plan)?.top)
     }
 
-    /// Without the heads of the layer that do it, against without the others of that layer.
+    /// The heads that do it, zeroed in the copy where they act, against zeroed in the other copy, and against as many
+    /// other heads of their layer if it has others.
     fn ablation_claim(
         &self,
-        report: &mut Report,
         rows: &[Vec<u32>],
         scores: &[HeadScore],
         best: HeadScore,
-        what: &str,
         of: fn(&HeadScore) -> f64,
-    ) -> Result<()> {
-        let decoder = &self.model.decoder;
+        [(here, acting), (there, idle)]: [&(&str, Index); 2],
+    ) -> Result<Claim> {
         let layer = scores.iter().copied().filter(|score| score.layer == best.layer);
         let (doing, others): (Vec<_>, Vec<_>) =
             layer.partition(|score| of(score) > ATTENDS || name(score) == name(&best));
-        let whole = self.accuracy(decoder, rows, &[])?.top;
-        let without = self.accuracy(decoder, rows, &doing)?.top;
-        // As many others as heads that do it, so that the control removes as much.
-        let control_heads: Vec<_> = others.into_iter().take(doing.len()).collect();
-        let control = self.accuracy(decoder, rows, &control_heads)?.top;
-        let list = |heads: &[HeadScore]| heads.iter().map(name).collect::<Vec<_>>().join(", ");
-        let shown = without < 0.5 * whole && control > 0.8 * whole;
-        report.claims.push(Claim::new(
-            format!("Without {} ({what}) the second copy is not predicted any more.", list(&doing)),
+        let others: Vec<_> = others.into_iter().take(doing.len()).collect();
+        let whole = self.accuracy(rows, &[], &Index::All)?;
+        let without = self.accuracy(rows, &doing, acting)?;
+        let elsewhere = self.accuracy(rows, &doing, idle)?;
+        let mut control = format!("zeroed in the {there} copy instead: {elsewhere:.3}");
+        let mut kept = elsewhere > 0.8 * whole;
+        if !others.is_empty() {
+            let accuracy = self.accuracy(rows, &others, &Index::All)?;
+            control += &format!("; {} of the same layer zeroed everywhere: {accuracy:.3}", list(&others));
+            kept &= accuracy > 0.8 * whole;
+        }
+        Ok(Claim::new(
+            format!("With {} zeroed in the {here} copy, the second copy is not predicted any more.", list(&doing)),
             Measured::Text(format!("accuracy {without:.3} instead of {whole:.3}")),
-            format!("without {} of the same layer: {control:.3}", list(&control_heads)),
-            if shown { Verdict::Shown } else { Verdict::NotShown },
-        )?);
-        Ok(())
+            control,
+            if without < 0.5 * whole && kept { Verdict::Shown } else { Verdict::NotShown },
+        )?)
     }
+}
+
+fn list(heads: &[HeadScore]) -> String {
+    heads.iter().map(name).collect::<Vec<_>>().join(" and ")
 }
 
 fn name(score: &HeadScore) -> String {
