@@ -30,6 +30,8 @@ pub fn save(directory: &Path, family: Family, spec: &Spec, tensors: &HashMap<Str
     let tensors = tensors.iter().map(|(name, tensor)| Ok((name.as_str(), tensor.contiguous()?)));
     let mut tensors = tensors.collect::<Result<Vec<_>>>()?;
     tensors.sort_by(|a, b| a.0.cmp(b.0));
-    safetensors::serialize_to_file(tensors.iter().map(|(name, tensor)| (*name, tensor)), Some(metadata), &path)
-        .map_err(|error| Error::write(&path, error))
+    // Not `serialize_to_file`, whose files only their owner can read.
+    let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (*name, tensor)), Some(metadata))
+        .map_err(|error| Error::write(&path, error))?;
+    std::fs::write(&path, bytes).map_err(|error| Error::write(&path, error))
 }

@@ -97,7 +97,7 @@ impl Story<'_> {
             "How a small model repeats a sequence",
             "demo",
             format!(
-                "The organism `induction` was trained on random words that come twice. It predicts the second copy, and the \
+                "The organism “induction” was trained on random words that come twice. It predicts the second copy, and the \
                  parts that do it can be found, tested and broken: head {} notes at each word which word came before it, \
                  and head {} uses those notes to look up what followed last time.",
                 name(&previous),
