@@ -9,7 +9,7 @@ fuzz_target!(|text: &str| {
         Ok(recipe) => {
             let written = recipe.to_toml().expect("an accepted recipe can be written");
             assert_eq!(Recipe::parse("recipe.toml", &written).expect("a written recipe can be read"), recipe);
-            let _ = recipe.spec(100);
+            let _ = recipe.model.spec(100);
         }
         Err(error) => assert!(error.to_string().contains("recipe.toml"), "{error}"),
     }

@@ -26,6 +26,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    quiet_tokenizers();
     let arguments = Arguments::parse();
     let mut output = Output::new(arguments.json);
     match arguments.command.run(&mut output) {
@@ -35,4 +36,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The tokenizers library panics on some broken files. That is caught and becomes an error, which should be all one sees.
+fn quiet_tokenizers() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.location().is_some_and(|location| location.file().contains("/tokenizers-")) {
+            default(panic);
+        }
+    }));
 }

@@ -3,7 +3,8 @@
 //! Letters in shapes: b batch, s position, t key position, h head, g key/value head, e d_head, d d_model, m d_mlp,
 //! v vocabulary.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use endoscope_kernels::Centre;
 use endoscope_net::{
     Base, Capture, Error, Frame, Inputs, Network, Plan, Prepared, Result, Resume, Run, Sites, Tap, TokenRows,
 };
@@ -181,15 +182,18 @@ impl Decoder {
         tap.at(sites.resid_post, (stream + mlp_out)?)
     }
 
-    /// `(x - mean) / scale * weight + bias`, without mean and bias for RMSNorm.
+    /// `(x - mean) / scale * weight + bias`, without mean and bias for RMSNorm. The fused kernel gives the same bits as
+    /// its parts, so that reading inside a norm changes nothing.
     fn norm(&self, weights: &NormWeights, sites: &NormSites, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let centred = match self.spec.norm {
-            Norm::LayerNorm => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
-            Norm::RmsNorm => x.clone(),
+        let (centre, epsilon) = match self.spec.norm {
+            Norm::LayerNorm => (Centre::Mean, self.spec.epsilon),
+            Norm::RmsNorm => (Centre::None, self.spec.epsilon),
         };
-        let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.spec.epsilon)?.sqrt()?;
-        let scale = tap.at(sites.scale, scale)?;
-        let normalized = tap.at(sites.normalized, centred.broadcast_div(&scale)?)?;
+        if !tap.wants(sites.scale) && !tap.wants(sites.normalized) {
+            return Ok(endoscope_kernels::norm(x, &weights.weight, weights.bias.as_ref(), centre, epsilon)?);
+        }
+        let scale = tap.at(sites.scale, endoscope_kernels::norm_scale(x, centre, epsilon)?)?;
+        let normalized = tap.at(sites.normalized, endoscope_kernels::norm_normalize(x, &scale, centre)?)?;
         let weighted = normalized.broadcast_mul(&weights.weight)?;
         Ok(match &weights.bias {
             Some(bias) => weighted.broadcast_add(bias)?,
@@ -233,7 +237,7 @@ impl Decoder {
             scores = scores.broadcast_add(mask)?;
         }
         let scores = tap.at(sites.attn_scores, scores)?;
-        let pattern = tap.at(sites.pattern, ops::softmax(&scores)?)?;
+        let pattern = tap.at(sites.pattern, endoscope_kernels::softmax(&scores)?)?;
         let z = pattern.contiguous()?.reshape((b, kv_heads, heads / kv_heads * s, t))?.matmul(&v)?;
         let z = z.reshape((b, heads, s, d_head))?.transpose(1, 2)?.contiguous()?;
         let z = tap.at(sites.z, z)?;
@@ -253,10 +257,13 @@ impl Decoder {
     /// `[b, s, d] -> [b, s, d]`.
     fn mlp(&self, weights: &LayerWeights, sites: &LayerSites, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
         let pre = tap.at(sites.pre, weights.gate.forward(x)?)?;
-        let mut post = ops::activate(self.spec.activation, &pre)?;
-        if let (Mlp::Gated, Some(up)) = (self.spec.mlp, &weights.up) {
-            post = (post * tap.at(sites.pre_linear, up.forward(x)?)?)?;
-        }
+        let post = match (self.spec.mlp, &weights.up) {
+            (Mlp::Gated, Some(up)) => {
+                let pre_linear = tap.at(sites.pre_linear, up.forward(x)?)?;
+                ops::activate_gated(self.spec.activation, &pre, &pre_linear)?
+            }
+            _ => ops::activate(self.spec.activation, &pre)?,
+        };
         let post = tap.at(sites.post, post)?;
         Ok(weights.down.forward(&post)?)
     }

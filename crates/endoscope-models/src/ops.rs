@@ -1,6 +1,7 @@
 //! The decoder's arithmetic below the level of a site, in operations that have gradients.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
+use endoscope_kernels::{activation as kernels, add_bias};
 
 use crate::spec::Activation;
 
@@ -21,7 +22,7 @@ impl Linear {
         let rows = x.elem_count() / inputs;
         let mut y = x.reshape((rows, inputs))?.matmul(&self.weight)?;
         if let Some(bias) = &self.bias {
-            y = y.broadcast_add(bias)?;
+            y = add_bias(&y, bias)?;
         }
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -33,18 +34,20 @@ impl Linear {
 /// The activation function, elementwise.
 pub fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
     match activation {
-        Activation::GeluErf => x.gelu_erf(),
-        Activation::GeluTanh => x.gelu(),
-        Activation::Silu => x.silu(),
-        Activation::Relu => x.relu(),
+        Activation::GeluErf => kernels::gelu_erf(x),
+        Activation::GeluTanh => kernels::gelu_tanh(x),
+        Activation::Silu => kernels::silu(x),
+        Activation::Relu => kernels::relu(x),
     }
 }
 
-/// Softmax over the last axis. The fused operation has no gradient, so tracked tensors take the composed one.
-pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    match x.track_op() {
-        true => candle_nn::ops::softmax(x, D::Minus1),
-        false => candle_nn::ops::softmax_last_dim(&x.contiguous()?),
+/// The activation function of `gate`, times `up`.
+pub fn activate_gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::GeluErf => kernels::gated_gelu_erf(gate, up),
+        Activation::GeluTanh => kernels::gated_gelu_tanh(gate, up),
+        Activation::Silu => kernels::gated_silu(gate, up),
+        Activation::Relu => kernels::gated_relu(gate, up),
     }
 }
 

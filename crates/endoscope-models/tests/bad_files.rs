@@ -1,12 +1,10 @@
 //! Hostile files: whatever a model directory holds, opening it gives a model or an error that names the file; it never
 //! panics, and memory follows the size of the files, not the numbers written in them.
-#![allow(unsafe_code)] // The allocator below.
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::System;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
 use endoscope_models::{Bos, Model};
@@ -18,25 +16,8 @@ use serde_json::{Map, Value, json};
 /// Refuses to hold more than this at once, which ends the test: no file here is larger than a megabyte.
 const MOST: usize = 1 << 29;
 
-struct Bounded(AtomicUsize);
-
 #[global_allocator]
-static ALLOCATOR: Bounded = Bounded(AtomicUsize::new(0));
-
-// SAFETY: every call is handed on to the system's allocator with the arguments it came with, or refused with null.
-unsafe impl GlobalAlloc for Bounded {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if self.0.fetch_add(layout.size(), Ordering::Relaxed) + layout.size() > MOST {
-            self.0.fetch_sub(layout.size(), Ordering::Relaxed);
-            return std::ptr::null_mut();
-        }
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        self.0.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+static ALLOCATOR: cap::Cap<System> = cap::Cap::new(System, MOST);
 
 /// Opens the directory, and runs what could be opened. An error must hold `named`.
 fn open(directory: &Path, named: &str) {

@@ -18,6 +18,9 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("logits", &["lm_head"]),
 ];
 
+/// Looking for the nearest names takes time with the length of a pattern, which may come from anywhere.
+const LONGEST: usize = 1000;
+
 /// Every spelling under which a site may be asked for, the full name first.
 fn spellings(site: &Site, layers: usize) -> Vec<String> {
     let mut spellings = vec![site.name.clone()];
@@ -73,6 +76,11 @@ fn spellings(site: &Site, layers: usize) -> Vec<String> {
 
 /// The sites of `all` that `pattern` stands for; an error with the nearest names if none.
 pub(crate) fn resolve(all: &[Site], layers: usize, pattern: &str) -> Result<Vec<SiteId>> {
+    if pattern.len() > LONGEST {
+        let reason = format!("it has {} bytes; the longest pattern may have {LONGEST}", pattern.len());
+        let shown = pattern.chars().take(40).chain(['…']).collect();
+        return Err(Error::BadPattern { pattern: shown, reason });
+    }
     let found = matching(all, layers, pattern)?;
     if !found.is_empty() {
         return Ok(found);
@@ -100,10 +108,16 @@ fn matching(all: &[Site], layers: usize, pattern: &str) -> Result<Vec<SiteId>> {
 /// If the pattern would match with its number replaced by 0, the layer is what is wrong.
 fn layer_out_of_range(all: &[Site], layers: usize, pattern: &str) -> Result<Option<Error>> {
     let bytes = pattern.as_bytes();
+    // Names hold one or two numbers; what holds hundreds is no name.
+    let mut numbers = 0;
     for start in 0..bytes.len() {
         let starts_number = bytes[start].is_ascii_digit() && (start == 0 || !bytes[start - 1].is_ascii_digit());
         if !starts_number {
             continue;
+        }
+        numbers += 1;
+        if numbers > 8 {
+            return Ok(None);
         }
         let end = bytes[start..].iter().position(|byte| !byte.is_ascii_digit()).map_or(bytes.len(), |n| start + n);
         let signed_start = if start > 0 && bytes[start - 1] == b'-' { start - 1 } else { start };
@@ -205,6 +219,8 @@ mod tests {
         let error = sites().resolve("blocks.3.attn.hook_querry").unwrap_err().to_string();
         assert!(error.contains("blocks.3.attn.hook_q"), "{error}");
         assert!(matches!(sites().resolve("blocks.[").unwrap_err(), Error::BadPattern { .. }));
+        let long = sites().resolve(&"1é".repeat(400)).unwrap_err().to_string();
+        assert!(long.contains("1200 bytes") && long.len() < 200, "{long}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Train {
         };
         let loss = last.as_ref().map(|progress| progress.loss);
         output.document(&json!({
-            "out": directory,
+            "out": directory.to_string_lossy(),
             "finished": finished,
             "step": step,
             "steps": recipe.training.steps,

@@ -1,0 +1,39 @@
+//! Fused operations for f32 on the CPU, behind candle's `CustomOp`, forward and backward together.
+//!
+//! For whoever writes a network: each function means what candle's composed operations mean, takes any dtype, device
+//! and stride (what is not f32 on the CPU is composed), and can be differentiated once.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use endoscope_kernels::{Centre, activation::gated_silu, norm, softmax};
+//!
+//! let x = Tensor::new(&[[1f32, 2., 3.], [4., 5., 9.]], &Device::Cpu)?;
+//! let weight = Tensor::new(&[1f32, 1., 1.], &Device::Cpu)?;
+//! let normalized = norm(&x, &weight, None, Centre::Mean, 1e-5)?;
+//! let pattern = softmax(&gated_silu(&normalized, &x)?)?;
+//! assert_eq!(pattern.dims(), [2, 3]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! The same input gives the same bits on any processor and any number of threads: see `simd.rs` for how. A NaN makes
+//! its row NaN. Each kernel's file holds its meaning, the fast loops, the composed fallback, and the tests that both
+//! agree; `benches/` measures them against candle.
+//!
+//! Not here: matrix products (candle's), anything that knows a model.
+
+#![deny(unsafe_code)]
+
+pub mod activation;
+mod bias;
+mod norm;
+mod simd;
+mod softmax;
+mod storage;
+#[cfg(test)]
+mod testing;
+mod top_k;
+
+pub use bias::add_bias;
+pub use norm::{Centre, norm, norm_normalize, norm_scale};
+pub use softmax::softmax;
+pub use top_k::top_k;
