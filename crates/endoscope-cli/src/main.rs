@@ -14,6 +14,11 @@ use clap::Parser;
 
 use crate::output::Output;
 
+/// The system's allocator gives a tensor's pages back when it is freed, and the next tensor faults them in again: that
+/// costs more than several kernels.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Look inside neural networks, and act on what is found.
 #[derive(Debug, Parser)]
 #[command(name = "endoscope", version, about, max_term_width = 100, propagate_version = true)]

@@ -1,5 +1,7 @@
 //! Bad input: each is refused with an error that names what and where, and nothing is written.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod common;
 
 use std::path::Path;

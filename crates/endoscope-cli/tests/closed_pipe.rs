@@ -1,6 +1,8 @@
 //! Standard output that nobody reads. Alone in its program: a child of another test, not yet its own program, would
 //! hold the reading end open.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod common;
 
 use common::*;

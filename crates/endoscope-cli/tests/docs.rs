@@ -3,6 +3,7 @@
 //! A block ```` ```sh ```` is typed line by line, in an empty folder that holds `organisms/`; a block whose fence says
 //! `file=NAME` is that file. What cannot be typed there is listed in [`ELSEWHERE`].
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 #![cfg(unix)]
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Generation against transformers, and the cache against full recomputation.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod common;
 
 use std::ops::ControlFlow;

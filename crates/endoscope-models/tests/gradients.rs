@@ -1,5 +1,7 @@
 //! Gradients of a metric with respect to sites, against torch's autograd.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod common;
 
 use common::*;

@@ -1,6 +1,8 @@
 //! Every site of every layer against transformers, on random models of odd sizes and on a real one. The goldens and the
 //! script that made them: tools/goldens.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod common;
 
 use common::*;

@@ -45,6 +45,8 @@
 //! Not here: models, methods and their parameters; statistics (a table holds what was computed elsewhere); reading
 //! Parquet back; comparing two runs.
 
+#![forbid(unsafe_code)]
+
 mod atomic;
 mod claim;
 mod colour;

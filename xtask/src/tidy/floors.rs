@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert!(
             problems[0].starts_with(
-                "crates/endoscope-models/Cargo.toml: depends on endoscope-causal; it may use: endoscope-net"
+                "crates/endoscope-models/Cargo.toml: depends on endoscope-causal; it may use: endoscope-kernels, endoscope-net"
             )
         );
     }

@@ -75,6 +75,9 @@ fn next_free() -> PathBuf {
     (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
 }
 
+/// One of a head's scores.
+type Attends = fn(&HeadScore) -> f64;
+
 struct Story<'a> {
     model: &'a Model,
     recipe: &'a Recipe,
@@ -88,7 +91,7 @@ impl Story<'_> {
         let rows = self.task.sequences(SEED, 0, ROWS, PERIOD);
         let scores = head_scores(decoder, &rows, 1, PERIOD)?;
         let untrained_scores = head_scores(&untrained, &rows, 1, PERIOD)?;
-        let best = |scores: &[HeadScore], of: fn(&HeadScore) -> f64| {
+        let best = |scores: &[HeadScore], of: Attends| {
             scores.iter().copied().max_by(|a, b| of(a).total_cmp(&of(b))).context("the organism has no heads")
         };
         let previous = best(&scores, |score| score.previous_token)?;
@@ -108,7 +111,7 @@ impl Story<'_> {
         self.heads(&mut report, &scores)?;
         self.patching(&mut report)?;
         self.ablation(&mut report, &rows, &scores)?;
-        let best_untrained = |of: fn(&HeadScore) -> f64| best(&untrained_scores, of).map(|score| of(&score));
+        let best_untrained = |of: Attends| best(&untrained_scores, of).map(|score| of(&score));
         report.claims.push(attention_claim(
             format!("Head {} attends to the word before.", name(&previous)),
             previous.previous_token,
@@ -165,7 +168,7 @@ impl Story<'_> {
     /// Where each head looks.
     fn heads(&self, report: &mut Report, scores: &[HeadScore]) -> Result<()> {
         let heads: Vec<String> = scores.iter().map(name).collect();
-        let columns: [(&str, fn(&HeadScore) -> f64); 3] = [
+        let columns: [(&str, Attends); 3] = [
             ("previous token", |score| score.previous_token),
             ("duplicate token", |score| score.duplicate_token),
             ("induction", |score| score.induction),
@@ -241,7 +244,7 @@ impl Story<'_> {
             values.push(self.accuracy(rows, &[*score], &Index::All)?);
         }
         // Heads that do the same stand in for each other: a layer's all together.
-        let doing = |of: fn(&HeadScore) -> f64| scores.iter().copied().filter(|s| of(s) > ATTENDS).collect::<Vec<_>>();
+        let doing = |of: Attends| scores.iter().copied().filter(|s| of(s) > ATTENDS).collect::<Vec<_>>();
         let together = doing(|score| score.induction);
         if together.len() > 1 {
             values.push(self.accuracy(rows, &together, &Index::All)?);
@@ -278,7 +281,7 @@ impl Story<'_> {
         rows: &[Vec<u32>],
         scores: &[HeadScore],
         best: HeadScore,
-        of: fn(&HeadScore) -> f64,
+        of: Attends,
         [(here, acting), (there, idle)]: [&(&str, Index); 2],
     ) -> Result<Claim> {
         let layer = scores.iter().copied().filter(|score| score.layer == best.layer);
