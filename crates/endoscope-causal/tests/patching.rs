@@ -124,7 +124,7 @@ fn patching_all_of_a_layer_gives_the_other_run() {
         let pair =
             Pair { clean: vec![1, 7, 3, 4], corrupt: vec![2, 9, 3, 5], answers: vec![5], wrong_answers: vec![6] };
         let patching = Sweep { direction, ..over("resid_pre", &[SweepAxis::Layer]) };
-        let scores = run(&model, &patching, &[pair.clone()], Planner::default());
+        let scores = run(&model, &patching, std::slice::from_ref(&pair), Planner::default());
         for normalised in &scores.normalised {
             assert!((normalised.unwrap() - expected).abs() < 1e-4, "{name}: {scores:?}");
         }
@@ -187,7 +187,7 @@ fn the_watcher_sees_every_point_and_can_stop() {
     let patching = over("z", &[SweepAxis::Layer, SweepAxis::Head]);
     let mut seen = Vec::new();
     let small = Planner::Planned { memory: 1 };
-    sweep(&model.decoder, &patching, &[pair.clone()], small, |progress| {
+    sweep(&model.decoder, &patching, std::slice::from_ref(&pair), small, |progress| {
         seen.push((progress.done, progress.total));
         ControlFlow::Continue(())
     })
