@@ -189,6 +189,12 @@ impl Pairs {
             if wrong.is_empty() && needed == Answers::RightAndWrong {
                 return Err(fail("`wrong_answers` is missing or empty, and the metric compares with them".into()));
             }
+            if let Some(id) = right.iter().find(|id| wrong.contains(id)).filter(|_| needed == Answers::RightAndWrong) {
+                let label = encode.label(*id);
+                return Err(fail(format!(
+                    "the token {label:?} is both a right and a wrong answer, so they cannot be compared"
+                )));
+            }
             pairs.push(Pair { clean, corrupt, answers: right, wrong_answers: wrong });
         }
         Ok(Self { pairs, notes })

@@ -1,5 +1,6 @@
 //! What the verbs read: models, prompts as text or token ids, plans, prompt files.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -42,13 +43,11 @@ pub struct Prompt {
 
 /// Reads a comma-separated list of token ids.
 pub fn token_ids(text: &str) -> Result<Vec<u32>> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let id = |part: &str| part.parse().with_context(|| format!("`{part}` in --tokens is not a token id"));
-    let ids = parts.map(id).collect::<Result<Vec<u32>>>()?;
-    if ids.is_empty() {
+    if text.split(',').all(|part| part.trim().is_empty()) {
         bail!("--tokens holds no token ids; write them like 1,2,3");
     }
-    Ok(ids)
+    let id = |part: &str| part.parse().with_context(|| format!("`{part}` in --tokens is not a token id"));
+    text.split(',').map(str::trim).map(id).collect()
 }
 
 /// A prompt from a text or from token ids; clap has seen to it that exactly one is there.
@@ -83,14 +82,31 @@ pub fn prompts(path: &Path) -> Result<(Vec<WrittenPair>, HashedFile)> {
 
 /// A model's way from text to tokens.
 pub struct ModelEncoder<'a> {
-    pub model: &'a Model,
-    pub bos: Bos,
+    model: &'a Model,
+    bos: Bos,
+    prepended: RefCell<Option<String>>,
+}
+
+impl<'a> ModelEncoder<'a> {
+    pub fn new(model: &'a Model, bos: Bos) -> Self {
+        Self { model, bos, prepended: RefCell::new(None) }
+    }
+
+    /// What the reader should be told of what was put before the prompts.
+    pub fn note(&self) -> Option<String> {
+        let prepended = self.prepended.borrow();
+        prepended.as_ref().map(|token| format!("{token} was put before each prompt (--no-bos leaves it out)"))
+    }
 }
 
 impl Encode for ModelEncoder<'_> {
     fn prompt(&self, text: &str) -> Result<Vec<u32>, String> {
         let tokenizer = self.model.tokenizer().map_err(|error| error.to_string())?;
-        tokenizer.encode(text, self.bos).map(|encoded| encoded.ids).map_err(|error| error.to_string())
+        let encoded = tokenizer.encode(text, self.bos).map_err(|error| error.to_string())?;
+        if encoded.prepended.is_some() {
+            *self.prepended.borrow_mut() = encoded.prepended;
+        }
+        Ok(encoded.ids)
     }
 
     fn answer(&self, text: &str) -> Result<(u32, bool), String> {

@@ -107,7 +107,14 @@ impl Tokenizer {
 
     /// The first token of an answer, and whether there are more. No BOS is ever prepended here.
     pub fn first_token(&self, answer: &str) -> Result<(u32, bool)> {
-        let ids = self.encode(answer, Bos::Omit)?.ids;
+        let mut ids = self.encode(answer, Bos::Omit)?.ids;
+        // SentencePiece puts a blank before every text: one that is written too would become a token of its own.
+        if answer.starts_with(' ') && ids.len() > 1 && self.label(ids[0]).trim().is_empty() {
+            let bare = self.encode(answer.trim_start(), Bos::Omit)?.ids;
+            if self.label(bare[0]).starts_with(' ') {
+                ids = bare;
+            }
+        }
         Ok((ids[0], ids.len() > 1))
     }
 

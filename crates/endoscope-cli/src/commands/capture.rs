@@ -88,7 +88,7 @@ impl Capture {
             let prompt = input::prompt(model, text.as_deref(), tokens.as_deref(), self.bos.bos(), output)?;
             return Ok(vec![prompt.ids]);
         };
-        let encoder = ModelEncoder { model, bos: self.bos.bos() };
+        let encoder = ModelEncoder::new(model, self.bos.bos());
         let row = |(number, pair): (usize, &endoscope_causal::WrittenPair)| match &pair.clean {
             Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
             Written::Ids(ids) => Ok(ids.clone()),
@@ -96,7 +96,11 @@ impl Capture {
                 encoder.prompt(text).map_err(anyhow::Error::msg).with_context(|| format!("prompt {number}"))
             }
         };
-        input::prompts(path)?.0.iter().enumerate().map(row).collect()
+        let rows = input::prompts(path)?.0.iter().enumerate().map(row).collect();
+        if let Some(note) = encoder.note() {
+            output.note(&note);
+        }
+        rows
     }
 }
 

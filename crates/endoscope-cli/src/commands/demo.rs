@@ -182,8 +182,8 @@ impl Story<'_> {
             alternatives: vec![],
             scale: ColourScale::UNIT,
             caption: format!(
-                "Mean attention on {ROWS} fresh sequences of {PERIOD} words that come twice: to the word before; to the \
-                 same word's first occurrence; to the word after that occurrence. L.H is head H of layer L."
+                "Mean attention on {ROWS} fresh sequences of {PERIOD} words that come twice, over both copies: to the word \
+                 before; to the same word's first occurrence; to the word after that occurrence. L.H is head H of layer L."
             ),
         });
         Ok(())
@@ -192,20 +192,23 @@ impl Story<'_> {
     /// Clean and corrupt differ in the one word that must be copied.
     fn patching(&self, report: &mut Report) -> Result<()> {
         let (words, known) = (6, 3);
-        let pair = |row: &Vec<u32>| {
-            // <bos> r1 … r6 r1 r2 r3: the answer is r4. In the corrupt prompt another word stands in its place.
-            let clean = row[..1 + words + known].to_vec();
-            let (place, other) = (1 + known, row[words]);
-            let mut corrupt = clean.clone();
-            corrupt.swap(place, words);
-            Pair { answers: vec![clean[place]], wrong_answers: vec![other], clean, corrupt }
+        let rows = self.task.sequences(SEED, 2, 16, words);
+        // <bos> r1 … r6 r1 r2 r3: the answer is r4. In the corrupt prompt two words of the first copy are swapped, so
+        // that the answer is r6: either r4 and r6 themselves, or the words before them.
+        let swapped = |first: usize, second: usize| -> Vec<Pair> {
+            let pair = |row: &Vec<u32>| {
+                let clean = row[..1 + words + known].to_vec();
+                let mut corrupt = clean.clone();
+                corrupt.swap(first, second);
+                Pair { answers: vec![clean[1 + known]], wrong_answers: vec![clean[words]], clean, corrupt }
+            };
+            rows.iter().map(pair).collect()
         };
-        let pairs: Vec<Pair> = self.task.sequences(SEED, 2, 16, words).iter().map(pair).collect();
-        let labels = self.words(&pairs[0].clean);
-        for (site, over, prefix, heading, caption) in [
+        for (site, over, pairs, prefix, heading, caption) in [
             (
                 "resid_post",
                 vec![SweepAxis::Layer, SweepAxis::Position],
+                swapped(1 + known, words),
                 "stream_",
                 "Where the difference lies: the residual stream",
                 "Clean activations after each layer, put into the corrupt run at one position. 1 restores the right answer. \
@@ -214,9 +217,11 @@ impl Story<'_> {
             (
                 "z",
                 vec![SweepAxis::Layer, SweepAxis::Head],
+                swapped(known, words - 1),
                 "heads_",
                 "Which heads carry it",
-                "The same for each head's output, at all positions at once.",
+                "Clean outputs of each head, at all positions at once. Here the corrupt prompt has another word before the word \
+                 to be copied, so that what must be restored is the note of which word came before.",
             ),
         ] {
             let patching = Sweep {
@@ -226,6 +231,7 @@ impl Story<'_> {
                 direction: Direction::Denoise,
                 neuron_block: 1,
             };
+            let labels = self.words(&pairs[0].clean);
             let scores =
                 sweep(&self.model.decoder, &patching, &pairs, Planner::default(), |_| ControlFlow::Continue(()))?;
             let tables: Vec<_> =

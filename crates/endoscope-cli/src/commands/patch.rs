@@ -80,9 +80,10 @@ impl Patch {
         let model = self.model.open()?;
         let patching = self.sweep();
         let (written, prompts_file) = input::prompts(&self.prompts)?;
-        let encoder = ModelEncoder { model: &model, bos: self.bos.bos() };
+        let encoder = ModelEncoder::new(&model, self.bos.bos());
         let pairs = Pairs::encode(&written, &encoder, patching.metric.needs())?;
-        for note in &pairs.notes {
+        let notes: Vec<String> = pairs.notes.iter().cloned().chain(encoder.note()).collect();
+        for note in &notes {
             output.note(note);
         }
         // Before the work, so that an existing directory is found out at once.
@@ -100,7 +101,7 @@ impl Patch {
         let report = report(&model, &scores, &labels)?;
         let mut provenance = provenance(&started, &model, &[])?;
         provenance.files.push(prompts_file);
-        provenance.notes.extend(pairs.notes.iter().cloned());
+        provenance.notes.extend(notes);
         directory.write_json(
             "plan.json",
             &json!({
@@ -149,13 +150,18 @@ impl Patch {
 pub fn tables(scores: &Scores, positions: &[String]) -> Result<Vec<(String, Table)>> {
     let axes = || scores.axes.iter().map(|axis| (axis.axis.name(), axis_labels(axis, positions)));
     let metric = scores.sweep.metric.name();
-    let normalised = "(score - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run";
+    let order: String = scores.axes.iter().map(|axis| format!("[{}]", axis.axis.name())).collect();
+    let normalised =
+        format!("(score - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run; values{order}");
     let mut tables = vec![
-        ("scores".to_string(), Table::new(format!("{metric}, mean over prompt pairs"), axes(), scores.values.clone())?),
+        (
+            "scores".to_string(),
+            Table::new(format!("{metric}, mean over prompt pairs; values{order}"), axes(), scores.values.clone())?,
+        ),
         ("normalised".to_string(), Table::with_missing(normalised, axes(), scores.normalised.clone())?),
     ];
     if scores.pairs.len() > 1 {
-        let description = format!("standard deviation of {metric} over prompt pairs");
+        let description = format!("standard deviation of {metric} over prompt pairs; values{order}");
         tables.push(("spread".to_string(), Table::with_missing(description, axes(), scores.spread.clone())?));
     }
     Ok(tables)
@@ -203,7 +209,11 @@ fn report(model: &Model, scores: &Scores, positions: &[String]) -> Result<Report
     let axes: Vec<&str> = scores.axes.iter().map(|axis| axis.axis.name()).collect();
     let mut report = Report::new(format!("Patching {site} over {}", axes.join(" x ")), "patch", summary);
     let tables = tables(scores, positions)?;
-    let caption = format!("Normalised score: {meaning}. Position labels are tokens of the first clean prompt.");
+    let shown = match scores.normalised.iter().any(Option::is_some) {
+        true => format!("Normalised score: {meaning}."),
+        false => format!("The {} itself: clean and corrupt do not differ, so there is no scale.", metric.name()),
+    };
+    let caption = format!("{shown} Position labels are tokens of the first clean prompt.");
     report.sections.push(heat_map("Where the difference lies", scores, &tables, &caption));
     report.tables.extend(tables);
     Ok(report)
