@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use endoscope_net::{AxisName, Base, Capture, Captured, Change, Edit, Index, Inputs, Plan, Resume, Run, Sites};
+use endoscope_net::{Capture, Captured, Change, Edit, Index, Inputs, Plan, Resume, Run, Sites};
 
 use crate::error::{Error, Result};
 use crate::metric::Target;
-use crate::planner::{Batch, Planner, batches, rows_at_once};
+use crate::planner::{Planner, batches, rows_at_once};
 use crate::prompts::Pair;
 use crate::sweep::{Direction, Grid, PairScores, Point, Scores, Sweep, common_length};
 
@@ -89,16 +89,20 @@ fn one_pair(
         Planner::Planned { memory } => {
             let at_once = rows_at_once(sites, pair.clean.len(), memory);
             for batch in batches(&grid.points, at_once) {
-                let outputs = rows(&run_batch(network, &base, &donor.captured, &batch)?)?;
-                for (point, logits) in batch.points.iter().zip(&outputs) {
-                    values[point.cell] = value(logits)?;
+                let plans: Vec<Plan> = batch
+                    .points
+                    .iter()
+                    .map(|point| patch(plain.clone(), sites, &donor.captured, point))
+                    .collect::<Result<_>>()?;
+                for (point, run) in batch.points.iter().zip(network.branches(&base, &plans)?) {
+                    values[point.cell] = value(&rows(&run)?[0])?;
                 }
                 ran(batch.points.len())?;
             }
         }
         Planner::Naive => {
             for point in &grid.points {
-                let plan = patch(plain.clone(), sites, &donor.captured, point, None)?;
+                let plan = patch(plain.clone(), sites, &donor.captured, point)?;
                 let run = network.run(&base.inputs, &plan)?;
                 values[point.cell] = value(&rows(&run)?[0])?;
                 ran(1)?;
@@ -108,23 +112,12 @@ fn one_pair(
     Ok(PairScores { clean, corrupt, values })
 }
 
-fn run_batch(network: &dyn Resume, base: &Base, donor: &Captured, batch: &Batch) -> Result<Run> {
-    let mut plan = Plan::default().outputs_at(Index::At(-1));
-    for (row, point) in batch.points.iter().enumerate() {
-        plan = patch(plan, network.sites(), donor, point, Some(row))?;
-    }
-    Ok(network.resume(base, batch.from, batch.points.len(), &plan)?)
-}
-
-/// `plan` with the patch of one point, in one row of the batch or in all.
-fn patch(mut plan: Plan, sites: &Sites, donor: &Captured, point: &Point, row: Option<usize>) -> Result<Plan> {
+/// `plan` with the patch of one point.
+fn patch(mut plan: Plan, sites: &Sites, donor: &Captured, point: &Point) -> Result<Plan> {
     for &id in &point.sites {
         let name = &sites.get(id).name;
         let mut edit = Edit::new(name, Change::Patch { source: donor.get(name)?.clone().into() });
         edit.select = point.select.clone();
-        if let Some(row) = row {
-            edit.select = edit.select.with(AxisName::Batch, Index::At(row as i64));
-        }
         plan = plan.edit(edit);
     }
     Ok(plan)

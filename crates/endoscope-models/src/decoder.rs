@@ -6,7 +6,8 @@
 use candle_core::{DType, Device, Tensor};
 use endoscope_kernels::Centre;
 use endoscope_net::{
-    Base, Capture, Error, Frame, Inputs, Network, Plan, Prepared, Result, Resume, Run, Sites, Tap, TokenRows,
+    Base, Capture, Cost, Error, Frame, Inputs, Network, Plan, Prepared, Result, Resume, Run, Sites, Tap, TokenRows,
+    Work,
 };
 
 use crate::cache::{Cache, LayerCache};
@@ -93,9 +94,11 @@ impl Decoder {
     ) -> Result<Run> {
         let mut tap = Tap::new(prepared, frame)?;
         let embedded = self.embed(tokens, &mut tap)?;
-        let stream = self.layers(0, embedded, &mut tap, cache, |_, _| {})?;
+        let stream = self.layers(embedded, &mut tap, cache)?;
         let logits = self.unembed(stream, &mut tap)?;
-        Ok(tap.finish(logits))
+        let rows = (frame.rows * frame.length * self.spec.layers) as u64;
+        let unembedding = (logits.elem_count() / logits.dim(2)?.max(1)) as u64;
+        Ok(tap.finish(logits, Work { attention: rows, mlp: rows, unembedding }))
     }
 
     /// `[b, s] -> [b, s, d]`.
@@ -134,23 +137,15 @@ impl Decoder {
         Ok(())
     }
 
-    /// Layers `from ..`; `each` sees the residual stream that a layer starts from.
-    fn layers(
-        &self,
-        from: usize,
-        mut stream: Tensor,
-        tap: &mut Tap,
-        mut cache: Option<&mut Cache>,
-        mut each: impl FnMut(usize, &Tensor),
-    ) -> Result<Tensor> {
+    /// All layers.
+    fn layers(&self, mut stream: Tensor, tap: &mut Tap, mut cache: Option<&mut Cache>) -> Result<Tensor> {
         let frame = *tap.frame();
         // One query sees every key, so decoding needs no mask.
         let mask = match frame.length {
             1 => None,
             length => Some(ops::causal_mask(frame.offset, length, stream.device())?),
         };
-        for layer in from..self.spec.layers {
-            each(layer, &stream);
+        for layer in 0..self.spec.layers {
             let cache = cache.as_deref_mut().map(|cache| &mut cache.layers[layer]);
             stream = self.layer(layer, stream, tap, cache, mask.as_ref())?;
         }
@@ -285,7 +280,14 @@ impl Decoder {
         let stream = if all_rows { stream } else { choose(stream)? };
         let normalized = self.norm(&self.weights.ln_final, ln_final, &stream, tap)?;
         let output = tap.at(*logits, self.weights.unembed.forward(&normalized)?)?;
-        Ok(if all_rows { choose(output)? } else { output })
+        let output = if all_rows { choose(output)? } else { output };
+        match tap.output_columns(self.spec.vocabulary)? {
+            None => Ok(output),
+            Some(columns) => {
+                let columns: Vec<u32> = columns.into_iter().map(|at| at as u32).collect();
+                Ok(output.contiguous()?.index_select(&Tensor::new(columns, output.device())?, 2)?)
+            }
+        }
     }
 }
 
@@ -323,31 +325,22 @@ impl Resume for Decoder {
         if tokens.rows() != 1 {
             return Err(Error::Inputs(format!("a base run takes one prompt, not {}", tokens.rows())));
         }
-        let prepared = Prepared::new(self.sites(), plan)?;
-        let mut tap = Tap::new(&prepared, Frame::whole(1, tokens.length()))?;
-        let mut starts = Vec::with_capacity(self.spec.layers);
-        let embedded = self.embed(tokens, &mut tap)?;
-        let stream = self.layers(0, embedded, &mut tap, None, |_, stream| starts.push(stream.clone()))?;
-        let logits = self.unembed(stream, &mut tap)?;
-        Ok(Base { inputs: inputs.clone(), starts, run: tap.finish(logits) })
+        Ok(Base { inputs: inputs.clone(), run: self.run(inputs, plan)?, state: Box::new(()) })
     }
 
-    fn resume(&self, base: &Base, from: usize, rows: usize, plan: &Plan) -> Result<Run> {
-        let prepared = Prepared::new(self.sites(), plan)?;
-        let start =
-            base.starts.get(from).ok_or_else(|| Error::Network(format!("there is no layer {from} to resume from")))?;
-        if prepared.edits(self.sites.embed)
-            || (self.weights.pos_embed.is_some() && prepared.edits(self.sites.pos_embed))
-            || prepared.lowest_edited_layer().is_some_and(|lowest| lowest < from)
-        {
-            return Err(Error::Network(format!("an edit lies below layer {from}, from which the run resumes")));
-        }
-        let (_, length, d_model) = start.dims3()?;
-        let mut tap = Tap::new(&prepared, Frame::whole(rows, length))?;
-        let stream = start.broadcast_as((rows, length, d_model))?.contiguous()?;
-        let stream = self.layers(from, stream, &mut tap, None, |_, _| {})?;
-        let logits = self.unembed(stream, &mut tap)?;
-        Ok(tap.finish(logits))
+    fn costs(&self, base: &Base, plans: &[Plan]) -> Result<Vec<Cost>> {
+        let rows = (tokens_of(&base.inputs)?.length() * self.spec.layers) as u64;
+        plans
+            .iter()
+            .map(|plan| {
+                Prepared::new(self.sites(), plan)?;
+                Ok(Cost { work: Work { attention: rows, mlp: rows, unembedding: 1 }, bytes: 1 << 20 })
+            })
+            .collect()
+    }
+
+    fn branches(&self, base: &Base, plans: &[Plan]) -> Result<Vec<Run>> {
+        plans.iter().map(|plan| self.run(&base.inputs, plan)).collect()
     }
 }
 

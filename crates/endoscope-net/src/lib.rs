@@ -56,7 +56,7 @@ mod tap;
 mod value;
 
 pub use error::{Error, Result};
-pub use network::{Base, Captured, Inputs, Network, Resume, Run, TokenRows};
+pub use network::{Base, Captured, Cost, Inputs, Network, Resume, Run, TokenRows, Work};
 pub use plan::{Capture, Change, Edit, Plan};
 pub use prepared::Prepared;
 pub use selection::{Frame, Index, Selection};

@@ -1,6 +1,7 @@
 //! Networks: what runs a plan, and what a run gives back.
 
 use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -74,32 +75,81 @@ pub trait Network {
     fn run(&self, inputs: &Inputs, plan: &Plan) -> Result<Run>;
 }
 
-/// A network of layers that can start in the middle: what sweeps need.
+/// A network that can run many plans on one prompt with no more work than their edits reach: what sweeps need.
 pub trait Resume: Network {
-    /// Runs one row of `inputs` under `plan` and keeps what every layer started from.
+    /// Runs one row of `inputs` under `plan` and keeps what branches start from.
+    ///
+    /// A site that branches will edit is best captured whole by `plan`: then edits that change nothing are found, and
+    /// branches may start after them. What is not captured costs more work, and changes no result.
     fn base(&self, inputs: &Inputs, plan: &Plan) -> Result<Base>;
-    /// Runs layers `from ..` on `rows` copies of the base run under `plan`, whose edits must all lie at or above `from`.
-    fn resume(&self, base: &Base, from: usize, rows: usize, plan: &Plan) -> Result<Run>;
+
+    /// What each plan of [`Resume::branches`] would cost, without running it.
+    fn costs(&self, base: &Base, plans: &[Plan]) -> Result<Vec<Cost>>;
+
+    /// Runs each plan on the base's prompt: entry `i` is what `run(base.inputs, plans[i])` gives.
+    fn branches(&self, base: &Base, plans: &[Plan]) -> Result<Vec<Run>>;
 }
 
-/// A run of one row that later runs can start from.
-#[derive(Debug)]
+/// A run of one row that branches can start from.
 pub struct Base {
     /// What was run.
     pub inputs: Inputs,
-    /// The residual stream at the start of each layer, `[1, position, d_model]`.
-    pub starts: Vec<Tensor>,
     /// The outputs and captures of that run.
     pub run: Run,
+    /// What the network itself keeps; only it knows the type.
+    pub state: Box<dyn std::any::Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Base").field("inputs", &self.inputs).field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+/// How much a run computed, in rows: one position of one prompt passed through one part of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Work {
+    /// Rows passed through attention, summed over layers.
+    pub attention: u64,
+    /// Rows passed through an MLP, summed over layers.
+    pub mlp: u64,
+    /// Rows passed through the unembedding.
+    pub unembedding: u64,
+}
+
+impl Work {
+    /// All rows.
+    pub fn rows(&self) -> u64 {
+        self.attention + self.mlp + self.unembedding
+    }
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.attention += other.attention;
+        self.mlp += other.mlp;
+        self.unembedding += other.unembedding;
+    }
+}
+
+/// What a branch will cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// The rows that it computes; none at all if its edits change nothing.
+    pub work: Work,
+    /// Bytes of activations that are alive at once on its behalf; those of branches that run together add up.
+    pub bytes: u64,
 }
 
 /// What a run gives back.
 #[derive(Debug)]
 pub struct Run {
-    /// The outputs (logits `[batch, position, vocabulary]`) at the positions that the plan reads.
+    /// The outputs (logits `[batch, position, vocabulary]`) at the positions and columns that the plan reads.
     pub outputs: Tensor,
     /// What the plan captured.
     pub captured: Captured,
+    /// How much was computed.
+    pub work: Work,
     pub(crate) probes: Vec<(String, Probe)>,
 }
 

@@ -38,6 +38,9 @@ pub struct Plan {
     /// The positions whose outputs are read; a network need not compute the others.
     #[serde(default, skip_serializing_if = "is_all")]
     pub outputs: Index,
+    /// The entries of the outputs' last axis that are read (token ids), in this order; likewise.
+    #[serde(default, skip_serializing_if = "is_all")]
+    pub columns: Index,
 }
 
 fn is_all(index: &Index) -> bool {
@@ -153,6 +156,12 @@ impl Plan {
         self
     }
 
+    /// This plan reading only `index` of the outputs' last axis.
+    pub fn columns_at(mut self, index: Index) -> Self {
+        self.columns = index;
+        self
+    }
+
     /// Replaces every file that the plan names by its tensor. Paths are relative to `base`, the folder of the plan.
     pub fn load(mut self, base: &Path) -> Result<Self> {
         for edit in &mut self.edits {
@@ -234,7 +243,8 @@ mod tests {
             .edit(Edit::new("z.0", Change::Zero).at(AxisName::Position, Index::Range { start: -1, end: None }))
             .edit(Edit::new("attn_scores.0", Change::KnockOut))
             .edit(Edit::new("mlp_out.0", Change::Interpolate { source: array.into(), mask: 0.5.into() }))
-            .outputs_at(Index::At(-1));
+            .outputs_at(Index::At(-1))
+            .columns_at(Index::List(vec![7, 3]));
         let json = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan, "{json}");
         assert_eq!(serde_json::to_string(&Plan::default()).unwrap(), "{}");

@@ -14,6 +14,7 @@ pub struct Prepared<'a> {
     pub(crate) sites: &'a Sites,
     pub(crate) actions: HashMap<SiteId, Actions>,
     pub(crate) outputs: Outputs,
+    pub(crate) columns: Index,
 }
 
 /// Which outputs a run reads.
@@ -54,12 +55,13 @@ impl<'a> Prepared<'a> {
                 add_capture(actions.entry(id).or_default(), sites, id, capture)?;
             }
         }
-        Ok(Self { sites, actions, outputs: Outputs::At(plan.outputs.clone()) })
+        Ok(Self { sites, actions, outputs: Outputs::At(plan.outputs.clone()), columns: plan.columns.clone() })
     }
 
-    /// Reading only the outputs of the last position computed: what generation needs.
+    /// Reading the whole outputs of the last position computed, and no others: what generation needs.
     pub fn reading_last(mut self) -> Self {
         self.outputs = Outputs::LastComputed;
+        self.columns = Index::All;
         self
     }
 
@@ -80,11 +82,6 @@ impl<'a> Prepared<'a> {
             .filter(|(_, actions)| !actions.edits.is_empty())
             .filter_map(|(&id, _)| self.sites.get(id).layer)
             .min()
-    }
-
-    /// Whether any gradient is asked for.
-    pub fn has_gradients(&self) -> bool {
-        self.actions.values().any(|actions| actions.capture.as_ref().is_some_and(|capture| capture.gradient))
     }
 }
 

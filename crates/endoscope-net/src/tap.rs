@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor, Var};
 
 use crate::canvas::{Canvas, gather};
 use crate::error::{Error, Result};
-use crate::network::{Captured, Probe, Run};
+use crate::network::{Captured, Probe, Run, Work};
 use crate::prepared::{Actions, Outputs, Prepared};
 use crate::selection::{Frame, Grid, Index};
 use crate::site::{Site, SiteId};
@@ -102,9 +102,17 @@ impl<'p> Tap<'p> {
         Ok(axes.remove(0))
     }
 
-    /// Ends the pass.
-    pub fn finish(self, outputs: Tensor) -> Run {
-        Run { outputs, captured: self.captured, probes: self.probes }
+    /// The entries of the outputs' last axis, of `size` entries, that the plan reads; none = all.
+    pub fn output_columns(&self, size: usize) -> Result<Option<Vec<usize>>> {
+        let outputs = Site::new("outputs", None, crate::Role::Output, vec![crate::Axis::dim(size)]);
+        let select = crate::Selection::default().with(crate::AxisName::Dim, self.plan.columns.clone());
+        let Grid { mut axes, .. } = select.grid(&outputs, &self.frame, &[size])?;
+        Ok(axes.remove(0))
+    }
+
+    /// Ends the pass, which computed `work`.
+    pub fn finish(self, outputs: Tensor, work: Work) -> Run {
+        Run { outputs, captured: self.captured, work, probes: self.probes }
     }
 }
 
@@ -140,7 +148,7 @@ mod tests {
         let mut tap = Tap::new(&prepared, Frame::whole(1, 3))?;
         let activation = Tensor::arange(0f32, 12., &Device::Cpu)?.reshape((1, 3, 4))?;
         let output = tap.at(SiteId(0), activation)?;
-        Ok((output.clone(), tap.finish(output)))
+        Ok((output.clone(), tap.finish(output, Work::default())))
     }
 
     fn check(edit: Edit, expected: [f32; 12]) {
