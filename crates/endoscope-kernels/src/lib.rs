@@ -24,16 +24,20 @@
 #![deny(unsafe_code)]
 
 pub mod activation;
+pub mod attention;
 mod bias;
+mod matrix;
 mod norm;
 mod simd;
 mod softmax;
 mod storage;
 #[cfg(test)]
 mod testing;
+mod tile;
 mod top_k;
 
 pub use bias::add_bias;
+pub use matrix::{PackedMatrix, Precision};
 pub use norm::{Centre, norm, norm_normalize, norm_scale};
 pub use softmax::softmax;
 pub use top_k::top_k;

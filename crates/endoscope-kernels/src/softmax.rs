@@ -30,16 +30,26 @@ vectorized! {
     /// Rows of `width` values.
     fn forward<'a, 'o>(x: &'a [f32], width: usize, y: Output<'o>) -> Output<'o> {
         let mut y = y;
-        let mut powers = vec![0.; width];
+        let mut row = vec![0.; width];
         for x in x.chunks_exact(width) {
-            let largest = largest(x);
-            for (power, x) in powers.iter_mut().zip(x) {
-                *power = exp(x - largest);
-            }
-            let factor = (1. / sum(&powers, f64::from)) as f32;
-            y.extend(powers.iter().map(|power| power * factor));
+            row.copy_from_slice(x);
+            softmax_row(&mut row);
+            y.extend(row.iter().copied());
         }
         y
+    }
+}
+
+/// One row, in place. Minus infinities at its end change no bit of what comes before.
+#[inline(always)]
+pub fn softmax_row(row: &mut [f32]) {
+    let largest = largest(row);
+    for x in row.iter_mut() {
+        *x = exp(*x - largest);
+    }
+    let factor = (1. / sum(row, f64::from)) as f32;
+    for x in row {
+        *x *= factor;
     }
 }
 
