@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::storage::{is_fast, output, values, with_values};
+use crate::storage::{is_fast, output, tensor, values, with_values};
 use crate::tile::{BLOCK, Bytes, HALF, Halves, Line, PANEL, Panel, ROWS, Rows, Shared, Singles, Sums, tile};
 
 /// How values are kept.
@@ -59,16 +59,20 @@ struct Added<'a> {
 
 impl PackedMatrix {
     /// Packs `value(row, column)`.
-    pub fn pack(inner: usize, columns: usize, precision: Precision, value: impl Fn(usize, usize) -> f32 + Sync) -> Self {
+    pub fn pack(
+        inner: usize,
+        columns: usize,
+        precision: Precision,
+        value: impl Fn(usize, usize) -> f32 + Sync,
+    ) -> Self {
         let count = columns.div_ceil(PANEL);
         // Beyond the last column and the last row there are zeros.
         let value = |panel: usize, k: usize, j: usize| {
             let column = panel * PANEL + j;
             if column < columns && k < inner { value(k, column) } else { 0. }
         };
-        let lines = |per_panel: usize| {
-            (0..count * per_panel).into_par_iter().map(move |at| (at / per_panel, at % per_panel))
-        };
+        let lines =
+            |per_panel: usize| (0..count * per_panel).into_par_iter().map(move |at| (at / per_panel, at % per_panel));
         let panels = match precision {
             Precision::F32 => Panels::F32(
                 lines(2 * inner)
@@ -209,7 +213,12 @@ impl PackedMatrix {
     /// `x W (+ bias) (+ residual)`: `[…, inner] -> […, columns]`, with `residual` of the result's shape.
     ///
     /// Differentiable with respect to `x` and `residual`.
-    pub fn product(self: &std::sync::Arc<Self>, x: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+    pub fn product(
+        self: &std::sync::Arc<Self>,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let rows = x.elem_count() / self.inner.max(1);
         if x.dims().last() != Some(&self.inner) {
             bail!("{:?} cannot be multiplied by a matrix of {} rows", x.dims(), self.inner);
@@ -236,12 +245,16 @@ impl PackedMatrix {
         }
     }
 
-    /// `x[:, …] W[inner range]`: rows `[rows, stride]` of which the values from 0 on meet the matrix's rows of `range`.
+    /// `x W[range]`: `[rows, range] -> [rows, columns]`, with only these of the matrix's rows.
     ///
-    /// What one head, or some neurons, write to the residual stream.
-    pub fn product_of_part(&self, x: &[f32], rows: usize, range: Range<usize>) -> Vec<f32> {
-        assert!(range.start <= range.end && range.end <= self.inner, "a part of the inner axis out of range");
-        self.multiply(Rows::new(x, range.len()), rows, range, Added::default())
+    /// What one head, or some neurons, write to the residual stream. Has no gradient.
+    pub fn product_of_part(&self, x: &Tensor, range: Range<usize>) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        if width != range.len() || range.end > self.inner {
+            bail!("{width} columns do not fit the rows {range:?} of {}", self.inner);
+        }
+        let values = with_values([x], |[x]| self.multiply(Rows::new(x, width), rows, range, Added::default()))?;
+        tensor(values, &Shape::from((rows, self.columns)))
     }
 
     fn multiply(&self, x: Rows<'_>, rows: usize, range: Range<usize>, added: Added<'_>) -> Vec<f32> {
@@ -373,7 +386,10 @@ impl Strip<'_> {
                     for i in 0..count {
                         let cells = std::slice::from_raw_parts_mut(cells.add(i * columns), width);
                         if let Some(bias) = bias {
-                            cells.iter_mut().zip(&bias[panel * PANEL..][..width]).for_each(|(cell, bias)| *cell += bias);
+                            cells
+                                .iter_mut()
+                                .zip(&bias[panel * PANEL..][..width])
+                                .for_each(|(cell, bias)| *cell += bias);
                         }
                         if let Some(residual) = residual {
                             let residual = &residual[start + i * columns..][..width];
@@ -455,7 +471,8 @@ mod tests {
         let (rows, inner) = x.dims2().unwrap();
         let columns = w.dim(1).unwrap();
         let (x, w) = (floats(x), floats(w));
-        let cell = |i: usize, j: usize| (0..inner).fold(0f32, |sum, k| x[i * inner + k].mul_add(w[k * columns + j], sum));
+        let cell =
+            |i: usize, j: usize| (0..inner).fold(0f32, |sum, k| x[i * inner + k].mul_add(w[k * columns + j], sum));
         (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))).map(|(i, j)| cell(i, j)).collect()
     }
 
@@ -516,13 +533,21 @@ mod tests {
             let alone = floats(&packed.product(&x.narrow(0, row, 1).unwrap(), None, None).unwrap());
             assert!(same(&alone, &whole[row * 75..][..75]));
         }
-        let few = Arc::new(packed.select(&[74, 0, 33]).unwrap()).product(&x, None, None).unwrap().to_vec2::<f32>().unwrap();
+        let few =
+            Arc::new(packed.select(&[74, 0, 33]).unwrap()).product(&x, None, None).unwrap().to_vec2::<f32>().unwrap();
         for (row, few) in few.iter().enumerate() {
             assert!(same(few, &[74, 0, 33].map(|column| whole[row * 75 + column])));
         }
         assert_eq!(
             floats(&packed.gather(&[74, 0]).unwrap()),
-            floats(&w.t().unwrap().contiguous().unwrap().index_select(&Tensor::new(&[74u32, 0], &candle_core::Device::Cpu).unwrap(), 0).unwrap())
+            floats(
+                &w.t()
+                    .unwrap()
+                    .contiguous()
+                    .unwrap()
+                    .index_select(&Tensor::new(&[74u32, 0], &candle_core::Device::Cpu).unwrap(), 0)
+                    .unwrap()
+            )
         );
         assert!(packed.select(&[75]).is_err() && packed.gather(&[75]).is_err());
     }
@@ -546,8 +571,9 @@ mod tests {
     fn a_part_of_the_inner_axis() {
         let (x, w) = (random((7, 16), 9), random((64, 40), 10));
         let packed = PackedMatrix::from_tensor(&w, Precision::F32).unwrap();
-        let part = packed.product_of_part(&floats(&x), 7, 32..48);
-        assert!(same(&part, &reference(&x, &w.narrow(0, 32, 16).unwrap().contiguous().unwrap())));
+        let part = packed.product_of_part(&x, 32..48).unwrap();
+        assert!(packed.product_of_part(&x, 56..72).is_err() && packed.product_of_part(&x, 0..15).is_err());
+        assert!(same(&floats(&part), &reference(&x, &w.narrow(0, 32, 16).unwrap().contiguous().unwrap())));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 
 #![deny(unsafe_code)]
 
+mod branches;
 mod cache;
 pub mod config;
 pub mod decoder;
@@ -27,6 +28,7 @@ pub mod families;
 mod generate;
 mod model;
 mod ops;
+mod pass;
 mod sampling;
 mod save;
 mod sites;
@@ -36,11 +38,12 @@ mod weights;
 
 pub use cache::Cache;
 pub use decoder::{Decoder, LayerWeights, NormWeights, Weights};
+pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
 pub use families::Family;
 pub use generate::{Caching, Finish, Generation, Settings, Step, generate};
 pub use model::Model;
-pub use ops::Linear;
+pub use ops::{Embedding, Linear, Matrix};
 pub use sampling::Sampling;
 pub use save::save;
 pub use spec::{Activation, AttentionScale, Biases, Mlp, Norm, Positions, Spec};

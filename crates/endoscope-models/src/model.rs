@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use endoscope_kernels::Precision;
 use endoscope_net::{Network, Sites};
 use serde_json::Value;
 
@@ -35,7 +36,12 @@ pub struct Model {
 impl Model {
     /// Opens a Hugging Face model directory.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
-        Self::open_to(directory.as_ref(), Depth::Numbers)
+        Self::open_as(directory, Precision::F32)
+    }
+
+    /// Opens it with its matrices kept as said; everything else, and all sums, are f32.
+    pub fn open_as(directory: impl AsRef<Path>, precision: Precision) -> Result<Self> {
+        Self::open_to(directory.as_ref(), Depth::Numbers(precision))
     }
 
     /// Opens it without reading its numbers: names, shapes and sites are checked, running it gives zeros' outputs.

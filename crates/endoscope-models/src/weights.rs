@@ -1,13 +1,17 @@
-//! Weight files: memory-mapped safetensors, single or sharded, with every tensor accounted for.
+//! Weight files: safetensors, single or sharded, with every tensor accounted for.
+//!
+//! A tensor is read when it is asked for, into memory of its own, and packed from there: nothing is mapped, so a file
+//! that is cut short while it is read is an error, and the pages of the file are not counted as ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use endoscope_kernels::Precision;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorView};
 
 use crate::error::{Error, Result};
 
@@ -17,16 +21,23 @@ pub trait WeightSource {
     fn has(&self, name: &str) -> bool;
     /// The tensor, of exactly this shape, as f32. A problem may be reported later, all together.
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+    /// How matrices are packed for products; none if they stay tensors, to be trained.
+    fn precision(&self) -> Option<Precision> {
+        None
+    }
 }
 
 /// How much of a checkpoint is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Everything.
-    Numbers,
+    /// Everything, with matrices kept as said.
+    Numbers(Precision),
     /// Names, shapes and dtypes; tensors are stand-ins of zeros that take no memory.
     Headers,
 }
+
+/// The format's own limit.
+const LONGEST_HEADER: u64 = 100_000_000;
 
 /// How many problems an error lists: a wrong config.json can make every tensor one.
 const LISTED: usize = 100;
@@ -39,7 +50,7 @@ pub struct WeightFiles {
     /// Every file that was opened, in order.
     pub files: Vec<PathBuf>,
     depth: Depth,
-    maps: Vec<Mmap>,
+    open: Vec<File>,
     /// By tensor name.
     tensors: BTreeMap<String, Entry>,
     used: BTreeSet<String>,
@@ -49,12 +60,12 @@ pub struct WeightFiles {
 /// Where a tensor lies: headers are parsed once, however many tensors they list.
 #[derive(Debug)]
 struct Entry {
-    /// Which map.
-    map: usize,
+    /// Which file.
+    file: usize,
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Its bytes in the map.
-    bytes: std::ops::Range<usize>,
+    /// Its bytes in the file.
+    bytes: std::ops::Range<u64>,
 }
 
 impl WeightFiles {
@@ -72,11 +83,11 @@ impl WeightFiles {
         } else {
             return Err(no_weights(directory));
         };
-        let maps = files.iter().map(|file| map(file)).collect::<Result<Vec<_>>>()?;
+        let mut open = files.iter().map(|file| open_file(file)).collect::<Result<Vec<_>>>()?;
         let mut tensors = BTreeMap::new();
         let mut problems = Vec::new();
-        for (at, (file, bytes)) in files.iter().zip(&maps).enumerate() {
-            for (name, entry) in entries(file, bytes, at)? {
+        for (at, (path, file)) in files.iter().zip(&mut open).enumerate() {
+            for (name, entry) in entries(path, file, at)? {
                 if tensors.contains_key(&name) {
                     problems.push(format!("`{name}` is in more than one shard"));
                 }
@@ -84,14 +95,14 @@ impl WeightFiles {
             }
         }
         for (name, file) in listed.iter().flatten() {
-            match tensors.get(name).map(|entry: &Entry| &files[entry.map]) {
+            match tensors.get(name).map(|entry: &Entry| &files[entry.file]) {
                 Some(found) if found.file_name().is_some_and(|found| found == file.as_str()) => {}
                 Some(found) => problems
                     .push(format!("the index says that `{name}` is in {file}, but it is in {}", found.display())),
                 None => problems.push(format!("the index says that `{name}` is in {file}, but it is not there")),
             }
         }
-        Ok(Self { path, files, depth, maps, tensors, used: BTreeSet::new(), problems })
+        Ok(Self { path, files, depth, open, tensors, used: BTreeSet::new(), problems })
     }
 
     /// How many numbers the tensors for which `count` holds have together.
@@ -131,9 +142,14 @@ impl WeightFiles {
         if self.depth == Depth::Headers {
             return stand_in(shape).map_err(|error| error.to_string());
         }
-        let bytes = &self.maps[entry.map][entry.bytes.clone()];
+        let mut file = &self.open[entry.file];
+        let length = usize::try_from(entry.bytes.end - entry.bytes.start).map_err(|error| error.to_string())?;
+        let mut bytes = vec![0; length];
+        file.seek(SeekFrom::Start(entry.bytes.start))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| format!("`{name}` cannot be read: {error}"))?;
         let view =
-            TensorView::new(entry.dtype, entry.shape.clone(), bytes).map_err(|error| format!("`{name}`: {error}"))?;
+            TensorView::new(entry.dtype, entry.shape.clone(), &bytes).map_err(|error| format!("`{name}`: {error}"))?;
         let tensor = candle_core::safetensors::Load::load(&view, &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(DType::F32))
             .map_err(|error| format!("`{name}`: {error}"))?;
@@ -147,6 +163,14 @@ impl WeightFiles {
 }
 
 impl WeightSource for WeightFiles {
+    fn precision(&self) -> Option<Precision> {
+        match self.depth {
+            // Stand-ins for what is missing may be of any size.
+            Depth::Numbers(precision) if self.problems.is_empty() => Some(precision),
+            _ => None,
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -206,37 +230,58 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// The tensors of one file; the parser checks every offset against the file's length.
-fn entries(path: &Path, bytes: &[u8], map: usize) -> Result<Vec<(String, Entry)>> {
-    let fail = |error: safetensors::SafeTensorError| {
-        let reason = format!("it is not a whole safetensors file ({error}); it has {} bytes", bytes.len());
-        Error::read(path, reason)
+/// The tensors of one file; every offset is checked against the file's length.
+fn entries(path: &Path, file: &mut File, number: usize) -> Result<Vec<(String, Entry)>> {
+    let length = file.metadata().map_err(|error| Error::read(path, error))?.len();
+    let fail = |reason: String| {
+        Error::read(path, format!("it is not a whole safetensors file ({reason}); it has {length} bytes"))
     };
-    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(fail)?;
-    SafeTensors::deserialize(bytes).map_err(fail)?;
     // The header's length stands in the first eight bytes.
-    let start = 8 + header;
-    let entry = |info: &safetensors::tensor::TensorInfo| Entry {
-        map,
-        dtype: info.dtype,
-        shape: info.shape.clone(),
-        bytes: start + info.data_offsets.0..start + info.data_offsets.1,
-    };
-    let mut entries: Vec<_> = metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect();
+    let mut start = [0; 8];
+    file.read_exact(&mut start).map_err(|_| fail("it has no header".into()))?;
+    let header = u64::from_le_bytes(start);
+    if header > length.saturating_sub(8) {
+        return Err(fail(format!("its header should have {header} bytes")));
+    }
+    if header > LONGEST_HEADER {
+        return Err(fail(format!("its header has {header} bytes, more than {LONGEST_HEADER}")));
+    }
+    let mut bytes = Vec::new();
+    file.take(header).read_to_end(&mut bytes).map_err(|error| Error::read(path, error))?;
+    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
+    let data = 8 + header;
+    let mut entries = Vec::new();
+    for (name, info) in metadata.tensors() {
+        let (start, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize() as u64, |bits, &size| bits.checked_mul(size as u64));
+        if start > end || bits != (end - start).checked_mul(8) {
+            return Err(fail(format!("the bytes {start} to {end} of `{name}` do not fit its shape {:?}", info.shape)));
+        }
+        let place = data.checked_add(start).zip(data.checked_add(end));
+        let (start, end) = place.ok_or_else(|| fail(format!("`{name}` lies beyond every file")))?;
+        entries.push((name, Entry { file: number, dtype: info.dtype, shape: info.shape.clone(), bytes: start..end }));
+    }
+    // Without gaps or overlaps, as the format demands.
+    entries.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
+    let mut end = data;
+    for (name, entry) in &entries {
+        if entry.bytes.start != end {
+            return Err(fail(format!("`{name}` should start at byte {end}, and starts at {}", entry.bytes.start)));
+        }
+        end = entry.bytes.end;
+    }
+    if end != length {
+        return Err(fail(format!("its tensors end at byte {end}")));
+    }
     entries.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(entries)
 }
 
-#[allow(unsafe_code)]
-fn map(path: &Path) -> Result<Mmap> {
+fn open_file(path: &Path) -> Result<File> {
     // Opening a pipe would wait for a writer for ever.
     let kind = std::fs::metadata(path).map_err(|error| Error::read(path, error))?;
     if !kind.is_file() {
         return Err(Error::read(path, "it is not a regular file"));
     }
-    let file = File::open(path).map_err(|error| Error::read(path, error))?;
-    // SAFETY: the map is private to this process and only read; every offset into it is checked by the safetensors
-    // parser against its length. What remains is the rule of every memory-mapped reader: whoever truncates the file
-    // while it is being read makes the read fail with SIGBUS, which ends the process and corrupts nothing.
-    unsafe { Mmap::map(&file) }.map_err(|error| Error::read(path, error))
+    File::open(path).map_err(|error| Error::read(path, error))
 }

@@ -83,13 +83,18 @@ impl PreparedEdit {
         }
     }
 
-    /// An average over positions would change as text grows.
-    pub fn check_frame(&self, site: &Site, frame: &Frame) -> Result<()> {
-        let Operation::Mean(over) = &self.operation else { return Ok(()) };
-        let grows = |&dimension: &usize| {
+    /// Whether a cell becomes an average over positions.
+    pub fn averages_over_positions(&self, site: &Site) -> bool {
+        let Operation::Mean(over) = &self.operation else { return false };
+        let is_position = |&dimension: &usize| {
             matches!(site.axes[dimension].name, AxisName::Position | AxisName::Query | AxisName::Key)
         };
-        match frame.grows && over.iter().any(grows) {
+        over.iter().any(is_position)
+    }
+
+    /// An average over positions would change as text grows.
+    pub fn check_frame(&self, site: &Site, frame: &Frame) -> Result<()> {
+        match frame.grows && self.averages_over_positions(site) {
             true => Err(not_possible(site, "a mean over positions has no fixed meaning while the text grows")),
             false => Ok(()),
         }

@@ -45,6 +45,7 @@
 
 mod canvas;
 mod change;
+mod effect;
 mod error;
 mod name;
 mod network;
@@ -53,8 +54,10 @@ mod prepared;
 mod selection;
 mod site;
 mod tap;
+mod taps;
 mod value;
 
+pub use effect::Effect;
 pub use error::{Error, Result};
 pub use network::{Base, Captured, Cost, Inputs, Network, Resume, Run, TokenRows, Work};
 pub use plan::{Capture, Change, Edit, Plan};
@@ -62,4 +65,5 @@ pub use prepared::Prepared;
 pub use selection::{Frame, Index, Selection};
 pub use site::{Axis, AxisName, Role, Site, SiteId, Sites, Size};
 pub use tap::Tap;
+pub use taps::{Part, Taps};
 pub use value::{Array, Value};

@@ -42,11 +42,20 @@ pub(crate) struct CaptureAction {
 impl<'a> Prepared<'a> {
     /// Checks `plan` against `sites`.
     pub fn new(sites: &'a Sites, plan: &Plan) -> Result<Self> {
-        let mut actions: HashMap<SiteId, Actions> = HashMap::new();
+        Self::with(sites, plan, &mut Finite::default())
+    }
+
+    /// Checks several plans, each value that they share once.
+    pub fn all(sites: &'a Sites, plans: &[Plan]) -> Result<Vec<Self>> {
         let mut finite = Finite::default();
+        plans.iter().map(|plan| Self::with(sites, plan, &mut finite)).collect()
+    }
+
+    fn with(sites: &'a Sites, plan: &Plan, finite: &mut Finite) -> Result<Self> {
+        let mut actions: HashMap<SiteId, Actions> = HashMap::new();
         for edit in &plan.edits {
             for id in sites.resolve(&edit.site)? {
-                let edit = PreparedEdit::new(sites.get(id), edit, &mut finite)?;
+                let edit = PreparedEdit::new(sites.get(id), edit, finite)?;
                 actions.entry(id).or_default().edits.push(edit);
             }
         }
@@ -65,6 +74,11 @@ impl<'a> Prepared<'a> {
         self
     }
 
+    /// The sites that it was checked against.
+    pub fn sites(&self) -> &'a Sites {
+        self.sites
+    }
+
     /// Whether a run reads or changes this site, so that its tensor must be built.
     pub fn wants(&self, id: SiteId) -> bool {
         self.actions.contains_key(&id)
@@ -73,15 +87,6 @@ impl<'a> Prepared<'a> {
     /// Whether a run changes this site.
     pub fn edits(&self, id: SiteId) -> bool {
         self.actions.get(&id).is_some_and(|actions| !actions.edits.is_empty())
-    }
-
-    /// The lowest layer with an edit; none if nothing in a layer is edited.
-    pub fn lowest_edited_layer(&self) -> Option<usize> {
-        self.actions
-            .iter()
-            .filter(|(_, actions)| !actions.edits.is_empty())
-            .filter_map(|(&id, _)| self.sites.get(id).layer)
-            .min()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::site::{Site, SiteId};
 pub struct Tap<'p> {
     plan: &'p Prepared<'p>,
     frame: Frame,
-    captured: Captured,
+    captured: Vec<(SiteId, Tensor)>,
     probes: Vec<(String, Probe)>,
 }
 
@@ -26,12 +26,22 @@ impl<'p> Tap<'p> {
                 edit.check_frame(plan.sites.get(id), &frame)?;
             }
         }
-        Ok(Self { plan, frame, captured: Captured::default(), probes: Vec::new() })
+        Ok(Self { plan, frame, captured: Vec::new(), probes: Vec::new() })
     }
 
     /// The part of the sequences being computed.
     pub fn frame(&self) -> &Frame {
         &self.frame
+    }
+
+    /// The same tap for the rest of a pass that goes on with fewer positions.
+    pub fn narrow(&mut self, frame: Frame) {
+        self.frame = frame;
+    }
+
+    /// What it does.
+    pub fn plan(&self) -> &'p Prepared<'p> {
+        self.plan
     }
 
     /// Whether this site is read or changed, so that its tensor must be built.
@@ -59,12 +69,12 @@ impl<'p> Tap<'p> {
                 activation = (activation + zero.as_tensor())?;
                 self.probes.push((site.name.clone(), Probe { zero, grid: grid.clone() }));
             }
-            self.captured.insert(site.name.clone(), gather(&activation, &grid)?);
+            self.captured.push((id, gather(&activation, &grid)?));
         }
         Ok(activation)
     }
 
-    fn edited(&self, site: &Site, actions: &Actions, activation: Tensor) -> Result<Tensor> {
+    pub(crate) fn edited(&self, site: &Site, actions: &Actions, activation: Tensor) -> Result<Tensor> {
         if actions.edits.is_empty() {
             return Ok(activation);
         }
@@ -112,7 +122,14 @@ impl<'p> Tap<'p> {
 
     /// Ends the pass, which computed `work`.
     pub fn finish(self, outputs: Tensor, work: Work) -> Run {
-        Run { outputs, captured: self.captured, work, probes: self.probes }
+        // A network may compute sites that do not depend on each other in any order.
+        let mut entries = self.captured;
+        entries.sort_by_key(|(id, _)| id.0);
+        let mut captured = Captured::default();
+        for (id, activation) in entries {
+            captured.insert(self.plan.sites.get(id).name.clone(), activation);
+        }
+        Run { outputs, captured, work, probes: self.probes }
     }
 }
 

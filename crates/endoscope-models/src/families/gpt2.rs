@@ -5,7 +5,7 @@
 use candle_core::Tensor;
 use serde_json::{Value, json};
 
-use super::{activation, activation_name, layer_norm, unembedding};
+use super::{activation, activation_name, embeddings, layer_norm};
 use crate::config::Config;
 use crate::decoder::{LayerWeights, Weights};
 use crate::error::Result;
@@ -64,36 +64,35 @@ pub fn spec(config: &mut Config) -> Spec {
 
 /// Takes all weights.
 pub fn weights(spec: &Spec, source: &mut dyn WeightSource) -> Result<Weights> {
-    let &Spec { d_model, d_mlp, vocabulary, context, .. } = spec;
+    let &Spec { d_model, d_mlp, context, .. } = spec;
     let prefix = if source.has("wte.weight") { "" } else { "transformer." };
-    let embed = source.get(&format!("{prefix}wte.weight"), &[vocabulary, d_model])?;
+    let (embed, unembed) = embeddings(source, spec, &format!("{prefix}wte.weight"))?;
     let pos_embed = source.get(&format!("{prefix}wpe.weight"), &[context, d_model])?;
     let layers = (0..spec.layers)
         .map(|layer| {
             let block = format!("{prefix}h.{layer}");
             let (qkv, qkv_bias) = conv1d(source, &format!("{block}.attn.c_attn"), d_model, 3 * d_model)?;
+            let precision = source.precision();
             let third = |at: usize| -> Result<Linear> {
-                Ok(Linear {
-                    weight: qkv.narrow(1, at * d_model, d_model)?,
-                    bias: Some(qkv_bias.narrow(0, at * d_model, d_model)?),
-                })
+                let bias = qkv_bias.narrow(0, at * d_model, d_model)?;
+                Ok(Linear::new(qkv.narrow(1, at * d_model, d_model)?, Some(bias), precision)?)
             };
             let (q, k, v) = (third(0)?, third(1)?, third(2)?);
+            drop((qkv, qkv_bias));
             Ok(LayerWeights {
                 ln1: layer_norm(source, &format!("{block}.ln_1"), d_model)?,
                 q,
                 k,
                 v,
-                o: whole(conv1d(source, &format!("{block}.attn.c_proj"), d_model, d_model)?),
+                o: conv1d_linear(source, &format!("{block}.attn.c_proj"), d_model, d_model)?,
                 ln2: layer_norm(source, &format!("{block}.ln_2"), d_model)?,
-                gate: whole(conv1d(source, &format!("{block}.mlp.c_fc"), d_model, d_mlp)?),
+                gate: conv1d_linear(source, &format!("{block}.mlp.c_fc"), d_model, d_mlp)?,
                 up: None,
-                down: whole(conv1d(source, &format!("{block}.mlp.c_proj"), d_mlp, d_model)?),
+                down: conv1d_linear(source, &format!("{block}.mlp.c_proj"), d_mlp, d_model)?,
             })
         })
         .collect::<Result<_>>()?;
     let ln_final = layer_norm(source, &format!("{prefix}ln_f"), d_model)?;
-    let unembed = unembedding(source, spec, &embed)?;
     Ok(Weights { embed, pos_embed: Some(pos_embed), layers, ln_final, unembed })
 }
 
@@ -102,8 +101,9 @@ fn conv1d(source: &mut dyn WeightSource, name: &str, inputs: usize, outputs: usi
     Ok((source.get(&format!("{name}.weight"), &[inputs, outputs])?, source.get(&format!("{name}.bias"), &[outputs])?))
 }
 
-fn whole((weight, bias): (Tensor, Tensor)) -> Linear {
-    Linear { weight, bias: Some(bias) }
+fn conv1d_linear(source: &mut dyn WeightSource, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+    let (weight, bias) = conv1d(source, name, inputs, outputs)?;
+    Ok(Linear::new(weight, Some(bias), source.precision())?)
 }
 
 /// The config.json of `spec`.

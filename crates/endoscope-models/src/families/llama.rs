@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{activation, activation_name, linear, rms_norm, unembedding};
+use super::{activation, activation_name, embeddings, linear, rms_norm};
 use crate::config::Config;
 use crate::decoder::{LayerWeights, Weights};
 use crate::error::Result;
@@ -58,10 +58,10 @@ fn rotary_base(config: &mut Config) -> f64 {
 
 /// Takes all weights.
 pub fn weights(spec: &Spec, source: &mut dyn WeightSource) -> Result<Weights> {
-    let &Spec { d_model, d_mlp, vocabulary, biases, .. } = spec;
+    let &Spec { d_model, d_mlp, biases, .. } = spec;
     let (queries, keys) = (spec.heads * spec.d_head, spec.kv_heads * spec.d_head);
     let prefix = if source.has("embed_tokens.weight") { "" } else { "model." };
-    let embed = source.get(&format!("{prefix}embed_tokens.weight"), &[vocabulary, d_model])?;
+    let (embed, unembed) = embeddings(source, spec, &format!("{prefix}embed_tokens.weight"))?;
     let layers = (0..spec.layers)
         .map(|layer| {
             let block = format!("{prefix}layers.{layer}");
@@ -80,7 +80,6 @@ pub fn weights(spec: &Spec, source: &mut dyn WeightSource) -> Result<Weights> {
         })
         .collect::<Result<_>>()?;
     let ln_final = rms_norm(source, &format!("{prefix}norm"), d_model)?;
-    let unembed = unembedding(source, spec, &embed)?;
     Ok(Weights { embed, pos_embed: None, layers, ln_final, unembed })
 }
 

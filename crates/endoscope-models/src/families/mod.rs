@@ -3,13 +3,12 @@
 pub mod gpt2;
 pub mod llama;
 
-use candle_core::Tensor;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::decoder::{NormWeights, Weights};
 use crate::error::{Error, Result};
-use crate::ops::Linear;
+use crate::ops::{Embedding, Linear, Matrix};
 use crate::spec::{Activation, Spec};
 use crate::weights::WeightSource;
 
@@ -130,7 +129,7 @@ fn activation_name(activation: Activation) -> &'static str {
 fn linear(source: &mut dyn WeightSource, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear> {
     let weight = source.get(&format!("{name}.weight"), &[outputs, inputs])?.t()?;
     let bias = bias.then(|| source.get(&format!("{name}.bias"), &[outputs])).transpose()?;
-    Ok(Linear { weight, bias })
+    Ok(Linear::new(weight, bias, source.precision())?)
 }
 
 fn layer_norm(source: &mut dyn WeightSource, name: &str, size: usize) -> Result<NormWeights> {
@@ -142,10 +141,16 @@ fn rms_norm(source: &mut dyn WeightSource, name: &str, size: usize) -> Result<No
     Ok(NormWeights { weight: source.get(&format!("{name}.weight"), &[size])?, bias: None })
 }
 
-/// The embedding transposed, or `lm_head`.
-fn unembedding(source: &mut dyn WeightSource, spec: &Spec, embed: &Tensor) -> Result<Linear> {
-    match spec.tied {
-        true => Ok(Linear { weight: embed.t()?, bias: None }),
-        false => linear(source, "lm_head", spec.d_model, spec.vocabulary, false),
+/// The embedding of `name`, and the unembedding: the same matrix transposed, or `lm_head`.
+fn embeddings(source: &mut dyn WeightSource, spec: &Spec, name: &str) -> Result<(Embedding, Linear)> {
+    let embed = source.get(name, &[spec.vocabulary, spec.d_model])?;
+    if !spec.tied {
+        let unembed = linear(source, "lm_head", spec.d_model, spec.vocabulary, false)?;
+        return Ok((Embedding::Table(embed), unembed));
     }
+    let unembed = Linear::new(embed.t()?, None, source.precision())?;
+    Ok(match &unembed.matrix {
+        Matrix::Packed(matrix) => (Embedding::Tied(matrix.clone()), unembed),
+        Matrix::Plain(_) => (Embedding::Table(embed), unembed),
+    })
 }
