@@ -28,7 +28,7 @@ pub enum Command {
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
     Demo(demo::Demo),
-    /// Timings of forward pass, capture and sweep, for comparisons with other tools.
+    /// Timings of every kind of work, and their share of what the machine can do.
     Bench(bench::Bench),
 }
 

@@ -1,0 +1,75 @@
+//! The model that is measured: a directory's, or random weights made in memory.
+
+use std::path::Path;
+
+use anyhow::Result;
+use candle_core::Tensor;
+use endoscope_models::{Decoder, Family, Model, Spec, WeightSource};
+use endoscope_train::{ModelRecipe, Parameters};
+
+/// The shape of GPT-2 small (Radford et al. 2019).
+pub const GPT2_SMALL: ModelRecipe = ModelRecipe {
+    family: Family::Gpt2,
+    context: 1024,
+    d_model: 768,
+    layers: 12,
+    heads: 12,
+    kv_heads: None,
+    d_head: None,
+    d_mlp: 3072,
+    activation: None,
+    tied: None,
+    attention_bias: None,
+    mlp_bias: None,
+    rotary_base: None,
+};
+const GPT2_VOCABULARY: usize = 50257;
+/// Deviation of GPT-2's initial matrices.
+pub const INIT_STD: f64 = 0.02;
+/// Any seed does.
+pub const SEED: u64 = 1;
+
+/// The model in `directory`, or a random one.
+pub fn open(directory: Option<&Path>) -> Result<Model> {
+    match directory {
+        Some(directory) => Ok(Model::open(directory)?),
+        None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY)),
+    }
+}
+
+/// What the tables call it.
+pub fn name(directory: Option<&Path>) -> String {
+    match directory {
+        Some(directory) => directory.display().to_string(),
+        None => "random weights, GPT-2 small's shape".to_string(),
+    }
+}
+
+fn random(family: Family, spec: Spec) -> Result<Model> {
+    let mut source = Frozen(Parameters::new(SEED, INIT_STD, spec.layers));
+    let weights = family.weights(&spec, &mut source)?;
+    let parameters = source.0.variables.values().map(|variable| variable.elem_count() as u64).sum();
+    let decoder = Decoder::new(spec, weights)?;
+    Ok(Model {
+        directory: "random".into(),
+        family,
+        decoder,
+        tokenizer: None,
+        end_tokens: Vec::new(),
+        parameters,
+        files: Vec::new(),
+    })
+}
+
+/// Initial weights that are no variables, so that a run keeps nothing for a backward pass.
+struct Frozen(Parameters);
+
+impl WeightSource for Frozen {
+    fn has(&self, name: &str) -> bool {
+        self.0.has(name)
+    }
+
+    fn get(&mut self, name: &str, shape: &[usize]) -> endoscope_models::Result<Tensor> {
+        Ok(self.0.get(name, shape)?.detach())
+    }
+}
