@@ -4,6 +4,7 @@
 
 mod commands;
 mod input;
+mod memory;
 mod output;
 mod progress;
 mod provenance;

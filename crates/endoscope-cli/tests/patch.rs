@@ -130,7 +130,7 @@ fn neurons_come_in_blocks_and_the_planner_agrees_with_the_naive_sweep() {
             let out = directory.path().join(format!("{model}-{name}"));
             sweep(Path::new(model), &prompts, &out, &[&arguments, extra].concat())["tables"].clone()
         };
-        let (planned, naive) = (run("planned", &[]), run("naive", &["--naive"]));
+        let (planned, naive) = (run("planned", &[]), run("naive", &["--planner", "naive"]));
         let blocks =
             if model == "gpt2-odd" { json!(["0..20", "20..40", "40..60"]) } else { json!(["0..20", "20..40"]) };
         assert_eq!(planned["scores"]["axes"], json!({"layer": [0, 1, 2], "neuron": blocks}));

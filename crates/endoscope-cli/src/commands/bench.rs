@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use endoscope_causal::{Direction, Metric, Pair, Planner, Sweep, SweepAxis, sweep};
+use endoscope_causal::{Pair, Planner, Sweep, SweepAxis, sweep};
 use endoscope_models::Model;
 use endoscope_models::decoder::capture_everything;
 use endoscope_net::{Inputs, Network, Plan};
@@ -70,13 +70,7 @@ impl Bench {
             Work::Capture => drop(model.decoder.run(&rows()?, &capture_everything())?),
             Work::Sweep => {
                 let pair = Pair { clean: row(0), corrupt: row(1), answers: vec![0], wrong_answers: vec![1] };
-                let patching = Sweep {
-                    site: "resid_pre".into(),
-                    over: vec![SweepAxis::Layer, SweepAxis::Position],
-                    metric: Metric::LogitDiff,
-                    direction: Direction::Denoise,
-                    neuron_block: 1,
-                };
+                let patching = Sweep::new("resid_pre", [SweepAxis::Layer, SweepAxis::Position]);
                 sweep(&model.decoder, &patching, &[pair], Planner::default(), |_| ControlFlow::Continue(()))?;
             }
         }
