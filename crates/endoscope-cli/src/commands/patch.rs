@@ -1,5 +1,6 @@
 //! `endoscope patch`: a sweep of one change over a grid, as a run directory and a heat map.
 
+mod paths;
 mod report;
 
 use std::ops::ControlFlow;
@@ -8,13 +9,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{
-    Direction, Memory, Metric, Pair, Pairs, Planner, Progress, Sweep, SweepAxis, SweepChange, explain, sweep,
+    Direction, Memory, Metric, Pair, Pairs, PathSweep, Planner, Progress, Sweep, SweepAxis, SweepChange, explain,
+    path_sweep, sweep,
 };
 use endoscope_models::Model;
 use endoscope_net::{Edit, Plan, Value};
 use endoscope_report::{HashedFile, RunDirectory, Started};
 use serde_json::json;
 
+use self::paths::PathArguments;
 pub use self::report::{heat_map, tables};
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
 use crate::output::Output;
@@ -29,8 +32,8 @@ pub struct Patch {
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
     /// What is changed: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, pattern, mlp_post … or one site (z.3).
-    #[arg(long)]
-    site: String,
+    #[arg(long, required_unless_present = "to")]
+    site: Option<String>,
     /// The axes of the table, separated by commas: layer, position, head, neuron, key, direction, pair.
     #[arg(long, value_delimiter = ',', default_value = "layer,position")]
     over: Vec<SweepAxis>,
@@ -61,6 +64,8 @@ pub struct Patch {
     /// Say what the sweep would cost, and run nothing but the two runs of each pair.
     #[arg(long)]
     explain: bool,
+    #[command(flatten)]
+    paths: PathArguments,
     #[command(flatten)]
     bos: BosArguments,
     /// The run directory to write; must not exist.
@@ -103,6 +108,12 @@ impl PlannerArgument {
     }
 }
 
+/// What is to be swept.
+enum Asked {
+    Points(Sweep),
+    Paths(PathSweep),
+}
+
 /// What was read before anything runs.
 struct Read {
     pairs: Vec<Pair>,
@@ -114,29 +125,39 @@ impl Patch {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let started = Started::now();
         let model = self.model.open()?;
-        let patching = self.sweep()?;
-        let read = self.pairs(&model, patching.metric, output)?;
-        let (model_network, ask) = (&model.decoder, |least| memory::left(self.memory.unwrap_or(u64::MAX), least));
+        let asked = match self.paths.to.as_slice() {
+            [] => Asked::Points(self.sweep()?),
+            _ => Asked::Paths(self.path_sweep()?),
+        };
+        let read = self.pairs(&model, output)?;
+        let ask = |least| memory::left(self.memory.unwrap_or(u64::MAX), least);
         let planner = self.planner(&ask)?;
-        let Some(out) = self.out.as_ref().filter(|_| !self.explain) else {
-            let cost = explain(model_network, &patching, &read.pairs, planner)?;
+        if let (true, Asked::Points(patching)) = (self.explain, &asked) {
+            let cost = explain(&model.decoder, patching, &read.pairs, planner)?;
             output.document(&report::cost_document(&cost))?;
             return output.text(&report::cost_text(&cost));
-        };
+        }
         // Before the work, so that an existing directory is found out at once.
-        let directory = RunDirectory::create(out)?;
+        let directory = RunDirectory::create(self.out.as_deref().context("--out DIR is missing")?)?;
         let bar = progress::bar(0, "patching");
         let watch = |progress: Progress| {
             bar.set_length(progress.total as u64);
             bar.set_position(progress.done as u64);
             ControlFlow::Continue(())
         };
-        let scores = sweep(model_network, &patching, &read.pairs, planner, watch);
-        bar.finish_and_clear();
-        let scores = scores?;
-        let labels: Vec<String> = read.pairs[0].clean.iter().map(|&id| model.label(id)).collect();
-        let report = report::report(&model, &scores, &labels)?;
-        let input = json!({"sweep": patching});
+        let (report, input) = match asked {
+            Asked::Points(patching) => {
+                let scores = sweep(&model.decoder, &patching, &read.pairs, planner, watch);
+                bar.finish_and_clear();
+                let labels: Vec<String> = read.pairs[0].clean.iter().map(|&id| model.label(id)).collect();
+                (report::report(&model, &scores?, &labels)?, json!({"sweep": patching}))
+            }
+            Asked::Paths(patching) => {
+                let scores = path_sweep(&model.decoder, &patching, &read.pairs, planner, watch);
+                bar.finish_and_clear();
+                (paths::report(&model, &scores?)?, json!({"paths": patching}))
+            }
+        };
         self.write(directory, &started, &model, read, input, &report, output)
     }
 
@@ -176,10 +197,10 @@ impl Patch {
         output.line(&format!("\nwritten to {} (open report.html)", path.display()))
     }
 
-    fn pairs(&self, model: &Model, metric: Metric, output: &Output) -> Result<Read> {
+    fn pairs(&self, model: &Model, output: &Output) -> Result<Read> {
         let (written, prompts) = input::prompts(&self.prompts)?;
         let encoder = ModelEncoder::new(model, self.bos.bos());
-        let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, metric.needs())?;
+        let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, self.metric().needs())?;
         notes.extend(encoder.note());
         for note in &notes {
             output.note(note);
@@ -199,6 +220,9 @@ impl Patch {
     }
 
     fn sweep(&self) -> Result<Sweep> {
+        if self.over.len() > 4 {
+            bail!("--over names {} axes; a table has at most 4", self.over.len());
+        }
         let sweep = Sweep {
             change: self.change.clone(),
             metric: self.metric(),
@@ -206,9 +230,14 @@ impl Patch {
             neuron_block: self.block,
             directions: self.directions.as_deref().map(directions).transpose()?,
             with: self.with()?,
-            ..Sweep::new(&self.site, self.over.clone())
+            ..Sweep::new(self.site.clone().unwrap_or_default(), self.over.clone())
         };
         Ok(sweep.load(Path::new("."))?)
+    }
+
+    fn path_sweep(&self) -> Result<PathSweep> {
+        let (metric, direction) = (self.metric(), self.denoise_or_noise());
+        Ok(PathSweep { metric, direction, with: self.with()?, ..self.paths.sweep() })
     }
 
     fn metric(&self) -> Metric {
