@@ -43,7 +43,7 @@ pub enum Error {
     Sweep(String),
     /// The memory promised is not enough for a single point.
     #[error(
-        "{promised} bytes of memory are too little: {held} are held before the first point, and a point needs {least}; give at least {}",
+        "{promised} bytes of memory are too little: {held} are held or kept free before the first point, and a point needs {least}; give at least {}",
         held.saturating_add(*least)
     )]
     Memory {

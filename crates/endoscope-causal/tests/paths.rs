@@ -7,7 +7,7 @@ use std::path::Path;
 
 use endoscope_causal::*;
 use endoscope_models::Model;
-use endoscope_net::{Change, Edit, Index};
+use endoscope_net::{Capture, Change, Edit, Index, Inputs, Network, Plan, Run};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -102,22 +102,27 @@ fn senders_after_the_receiver_have_no_path() {
 }
 
 #[test]
-fn with_frozen_norm_the_direct_effects_add_up() {
-    // Linear in the stream: senders together give the whole difference, which is also that of the frozen final stream.
-    let model = tiny("llama-grouped");
-    let paths = PathSweep { norm: PathNorm::Frozen, ..to(&["final"]) };
-    let pairs = [pair(&[1, 7, 3], &[2, 8, 5])];
-    let scores = run(&model, &paths, &pairs, Planner::default()).unwrap();
-    let sum: f64 = scores.values.iter().map(|value| value - scores.corrupt).sum();
-    let whole = Sweep { with: vec![], ..Sweep::new("resid_post.2", [SweepAxis::Pair]) };
-    let clean = sweep(&model.decoder, &whole, &pairs, Planner::default(), |_| ControlFlow::Continue(())).unwrap();
-    assert!((clean.values[0] - scores.clean).abs() < 1e-4);
-    // The clean run has its own scale: the ratio of the two is that of the scales, the same for any two tokens.
-    let other = PathSweep { metric: Metric::LogitDiff, ..paths };
-    let swapped = [Pair { answers: vec![4], wrong_answers: vec![3, 9], ..pairs[0].clone() }];
-    let opposite = run(&model, &other, &swapped, Planner::default()).unwrap();
-    let opposite: f64 = opposite.values.iter().map(|value| value - opposite.corrupt).sum();
-    assert!((sum + opposite).abs() < 1e-4, "{sum} {opposite}");
+fn with_a_frozen_norm_the_direct_effects_add_up() {
+    for name in ["gpt2-odd", "llama-grouped"] {
+        let model = tiny(name);
+        let paths = PathSweep { norm: PathNorm::Frozen, ..to(&["final"]) };
+        let scores = run(&model, &paths, &[pair(&[1, 7, 3], &[2, 8, 5])], Planner::default()).unwrap();
+        let sum: f64 = scores.values.iter().map(|value| value - scores.corrupt).sum();
+        // All senders together: the clean stream under the corrupt run's scale.
+        let network =
+            |ids: &[u32], plan: &Plan| model.decoder.run(&Inputs::tokens(vec![ids.to_vec()]).unwrap(), plan).unwrap();
+        let (stream, scale) = ("blocks.2.hook_resid_post", "ln_final.hook_scale");
+        let captures = Plan::default().capture(Capture::new(stream)).capture(Capture::new(scale));
+        let (clean, corrupt) = (network(&[1, 7, 3], &captures), network(&[2, 8, 5], &captures));
+        let patch = |site: &str, run: &Run| {
+            Edit::new(site, Change::Patch { source: run.captured.get(site).unwrap().clone().into() })
+        };
+        let plan = Plan::default().edit(patch(stream, &clean)).edit(patch(scale, &corrupt)).outputs_at(Index::At(-1));
+        let logits: Vec<f32> = network(&[2, 8, 5], &plan).outputs.flatten_all().unwrap().to_vec1().unwrap();
+        let target = Target { answers: vec![3, 9], wrong_answers: vec![4], clean: vec![] };
+        let together = Metric::LogitDiff.value(&logits, &target).unwrap() - scores.corrupt;
+        assert!((sum - together).abs() < 1e-4, "{name}: {sum} {together}");
+    }
 }
 
 #[test]

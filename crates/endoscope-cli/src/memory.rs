@@ -21,7 +21,7 @@ pub fn size(text: &str) -> std::result::Result<u64, String> {
     let unit = trimmed[end..].trim().to_ascii_lowercase();
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
     let bytes = number * *factor as f64;
-    if bytes >= 1. && bytes < 1e18 { Ok(bytes as u64) } else { Err(wrong()) }
+    if (1. ..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
 /// A size for people.
