@@ -41,6 +41,19 @@ pub enum Error {
     /// A sweep that makes no sense.
     #[error("the sweep is not possible: {0}")]
     Sweep(String),
+    /// The memory promised is not enough for a single point.
+    #[error(
+        "{promised} bytes of memory are too little: {held} are held or kept free before the first point, and a point needs {least}; give at least {}",
+        held.saturating_add(*least)
+    )]
+    Memory {
+        /// What was promised.
+        promised: u64,
+        /// What the process holds with model, base run and donor run, and what is kept free for the rest.
+        held: u64,
+        /// What the costliest point needs.
+        least: u64,
+    },
     /// Whoever watches asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -46,19 +46,68 @@ pub fn head_scores(network: &dyn Network, rows: &[Vec<u32>], prefix: usize, peri
     let mut scores = Vec::new();
     for (layer, name) in &patterns {
         let pattern = run.captured.get(name)?.mean(0)?.to_vec3::<f32>()?;
-        for (head, attention) in pattern.iter().enumerate() {
-            let mean = |queries: std::ops::Range<usize>, back: usize| {
-                let count = queries.len() as f64;
-                queries.map(|query| f64::from(attention[query][query - back])).sum::<f64>() / count
-            };
-            scores.push(HeadScore {
-                layer: *layer,
-                head,
-                previous_token: mean(prefix + 1..length, 1),
-                duplicate_token: mean(prefix + period..length, period),
-                induction: mean(prefix + period..length, period - 1),
-            });
-        }
+        let heads = pattern.iter().enumerate();
+        scores.extend(heads.map(|(head, attention)| score(*layer, head, attention, prefix, period)));
     }
     Ok(scores)
+}
+
+/// The score of one head from its pattern `[query][key]`, of `prefix + 2 * period` queries.
+fn score(layer: usize, head: usize, attention: &[Vec<f32>], prefix: usize, period: usize) -> HeadScore {
+    let length = prefix + 2 * period;
+    let mean = |queries: std::ops::Range<usize>, back: usize| {
+        let count = queries.len() as f64;
+        queries.map(|query| f64::from(attention[query][query - back])).sum::<f64>() / count
+    };
+    HeadScore {
+        layer,
+        head,
+        previous_token: mean(prefix + 1..length, 1),
+        duplicate_token: mean(prefix + period..length, period),
+        induction: mean(prefix + period..length, period - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head that always looks `back` positions back, or at position 0 where there is nothing.
+    fn looking(back: usize, prefix: usize, period: usize) -> HeadScore {
+        let length = prefix + 2 * period;
+        let row = |query: usize| {
+            let key = query.saturating_sub(back);
+            (0..length).map(|at| f32::from(u8::from(at == key))).collect()
+        };
+        let pattern: Vec<Vec<f32>> = (0..length).map(row).collect();
+        score(1, 2, &pattern, prefix, period)
+    }
+
+    #[test]
+    fn hand_made_patterns_score_as_they_look() {
+        for prefix in [0, 1, 3] {
+            let period = 4;
+            let parts = |score: HeadScore| [score.previous_token, score.duplicate_token, score.induction];
+            assert_eq!(parts(looking(1, prefix, period)), [1., 0., 0.]);
+            assert_eq!(parts(looking(period, prefix, period))[1..], [1., 0.]);
+            assert_eq!(parts(looking(period - 1, prefix, period))[1..], [0., 1.]);
+            assert_eq!(parts(looking(0, prefix, period)), [0., 0., 0.]);
+        }
+        // With a period of 2 the token after the first occurrence is the one before.
+        assert_eq!((looking(1, 1, 2).previous_token, looking(1, 1, 2).induction), (1., 1.));
+        let score = looking(1, 1, 4);
+        assert_eq!((score.layer, score.head), (1, 2));
+    }
+
+    #[test]
+    fn attention_that_is_spread_is_averaged() {
+        // Uniform over what is visible: query q gives 1 / (q + 1) to each key.
+        let uniform =
+            |query: usize| (0..4).map(|key| if key <= query { 1. / (query + 1) as f32 } else { 0. }).collect();
+        let pattern: Vec<Vec<f32>> = (0..4).map(uniform).collect();
+        let found = score(0, 0, &pattern, 0, 2);
+        assert!((found.previous_token - (1. / 2. + 1. / 3. + 1. / 4.) / 3.).abs() < 1e-6);
+        assert!((found.induction - (1. / 3. + 1. / 4.) / 2.).abs() < 1e-6);
+        assert_eq!(found.induction, found.duplicate_token);
+    }
 }

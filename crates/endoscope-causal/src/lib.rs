@@ -9,37 +9,41 @@
 //! # fn network() -> Box<dyn endoscope_net::Resume> { unimplemented!() }
 //! let network = network();
 //! let pair = Pair { clean: vec![1, 7, 4], corrupt: vec![1, 8, 4], answers: vec![7], wrong_answers: vec![8] };
-//! let patching = Sweep {
-//!     site: "resid_pre".into(),
-//!     over: vec![SweepAxis::Layer, SweepAxis::Position],
-//!     metric: Metric::LogitDiff,
-//!     direction: Direction::Denoise,
-//!     neuron_block: 1,
-//! };
+//! let patching = Sweep::new("resid_pre", [SweepAxis::Layer, SweepAxis::Position]);
 //! let scores = sweep(&*network, &patching, &[pair], Planner::default(), |_| std::ops::ControlFlow::Continue(()))?;
 //! println!("{:?}", scores.normalised);
 //! # Ok::<(), endoscope_causal::Error>(())
 //! ```
 //!
-//! A sweep is data ([`Sweep`]); the planner turns its points into batches; `run` runs them. Not here: any model, any
-//! file but prompt files, any rendering.
+//! A sweep is data ([`Sweep`]); its points become plans, the planner puts them into batches, and the network runs those.
+//! Not here: any model, any file but prompt files, any rendering.
 
 #![forbid(unsafe_code)]
 
 mod accuracy;
+mod change;
 mod error;
 mod heads;
 mod metric;
+mod pairs;
+mod path;
+mod path_run;
 mod planner;
 mod prompts;
 mod run;
+mod scores;
 mod sweep;
 
 pub use accuracy::{Accuracy, accuracy};
+pub use change::SweepChange;
 pub use error::{Error, Result};
 pub use heads::{HeadScore, head_scores};
 pub use metric::{Metric, Target};
-pub use planner::Planner;
+pub use pairs::Progress;
+pub use path::{PathNorm, PathScores, PathSweep, Receiver, Sender};
+pub use path_run::path_sweep;
+pub use planner::{Memory, Planner, SweepCost};
 pub use prompts::{Answers, Encode, Pair, Pairs, Written, WrittenPair, parse as parse_prompts};
-pub use run::{Progress, sweep};
-pub use sweep::{Direction, PairScores, ScoreAxis, Scores, Sweep, SweepAxis};
+pub use run::{explain, sweep};
+pub use scores::{PairScores, ScoreAxis, Scores};
+pub use sweep::{Direction, Sweep, SweepAxis};

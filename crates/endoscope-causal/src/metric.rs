@@ -1,6 +1,7 @@
 //! Metrics: from logits at the last position to one number.
 
 use candle_core::Tensor;
+use endoscope_net::Index;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -20,6 +21,8 @@ pub enum Metric {
     Loss,
     /// How many tokens have a larger logit than the best answer (0 = the answer is on top).
     Rank,
+    /// 1 if no token has a larger logit than the best answer, else 0.
+    Accuracy,
 }
 
 /// What a metric compares with.
@@ -33,9 +36,25 @@ pub struct Target {
     pub clean: Vec<f32>,
 }
 
+impl Target {
+    /// The same target for logits of which only `columns` are there.
+    pub fn among(&self, columns: &Index) -> Result<Self> {
+        let Index::List(columns) = columns else { return Ok(self.clone()) };
+        let place = |id: &u32| {
+            let found = columns.iter().position(|&column| column == i64::from(*id)).map(|at| at as u32);
+            let reason = || format!("the token id {id} is not among the columns read");
+            found.ok_or_else(|| Error::Metric { metric: "of some columns", reason: reason() })
+        };
+        let places = |ids: &[u32]| ids.iter().map(place).collect::<Result<Vec<u32>>>();
+        let clean =
+            columns.iter().filter_map(|&column| self.clean.get(usize::try_from(column).ok()?).copied()).collect();
+        Ok(Self { answers: places(&self.answers)?, wrong_answers: places(&self.wrong_answers)?, clean })
+    }
+}
+
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::LogitDiff, Self::Probability, Self::Kl, Self::Loss, Self::Rank];
+    pub const ALL: [Self; 6] = [Self::LogitDiff, Self::Probability, Self::Kl, Self::Loss, Self::Rank, Self::Accuracy];
 
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
@@ -45,6 +64,7 @@ impl Metric {
             Self::Kl => "kl",
             Self::Loss => "loss",
             Self::Rank => "rank",
+            Self::Accuracy => "accuracy",
         }
     }
 
@@ -52,46 +72,68 @@ impl Metric {
     pub fn needs(self) -> Answers {
         match self {
             Self::LogitDiff => Answers::RightAndWrong,
-            Self::Probability | Self::Loss | Self::Rank => Answers::Right,
+            Self::Probability | Self::Loss | Self::Rank | Self::Accuracy => Answers::Right,
             Self::Kl => Answers::None,
         }
     }
 
+    /// The logits that it reads, each once: some tokens', or all.
+    pub fn columns(self, target: &Target) -> Index {
+        if self != Self::LogitDiff {
+            return Index::All;
+        }
+        let mut columns: Vec<i64> = Vec::new();
+        for &id in target.answers.iter().chain(&target.wrong_answers) {
+            if !columns.contains(&i64::from(id)) {
+                columns.push(i64::from(id));
+            }
+        }
+        Index::List(columns)
+    }
+
+    /// Whether what it compares with is there, for `count` logits.
+    fn check(self, target: &Target, count: usize) -> Result<()> {
+        let fail = |reason: String| Err(Error::Metric { metric: self.name(), reason });
+        let mut ids = target.answers.iter().chain(&target.wrong_answers);
+        if let Some(id) = ids.find(|&&id| id as usize >= count) {
+            return fail(format!("the answer's token id {id} is out of range: there are {count} logits"));
+        }
+        let needed = self.needs();
+        if needed != Answers::None && target.answers.is_empty() {
+            return fail("the answer is missing".into());
+        }
+        if needed == Answers::RightAndWrong && target.wrong_answers.is_empty() {
+            return fail("the wrong answer is missing".into());
+        }
+        if self == Self::Kl && target.clean.len() != count {
+            return fail("the clean run's logits are missing".into());
+        }
+        Ok(())
+    }
+
     /// The number for one row of logits, computed in f64.
     pub fn value(self, logits: &[f32], target: &Target) -> Result<f64> {
-        let fail = |reason: String| Error::Metric { metric: self.name(), reason };
         if logits.iter().any(|logit| logit.is_nan()) {
-            return Err(fail("the logits hold a NaN".into()));
+            return Err(Error::Metric { metric: self.name(), reason: "the logits hold a NaN".into() });
         }
-        let ids = target.answers.iter().chain(&target.wrong_answers);
-        if let Some(id) = ids.into_iter().find(|&&id| id as usize >= logits.len()) {
-            return Err(fail(format!("the answer's token id {id} is out of range: there are {} logits", logits.len())));
-        }
-        let empty =
-            |ids: &[u32], what: &str| if ids.is_empty() { Err(fail(format!("{what} is missing"))) } else { Ok(()) };
+        self.check(target, logits.len())?;
         let logit = |&id: &u32| f64::from(logits[id as usize]);
         match self {
             Self::LogitDiff => {
-                empty(&target.answers, "the answer")?;
-                empty(&target.wrong_answers, "the wrong answer")?;
                 let mean = |ids: &[u32]| ids.iter().map(logit).sum::<f64>() / ids.len() as f64;
                 Ok(mean(&target.answers) - mean(&target.wrong_answers))
             }
             Self::Probability | Self::Loss => {
-                empty(&target.answers, "the answer")?;
                 let answers: Vec<f64> = target.answers.iter().map(logit).collect();
                 let log_probability = log_sum_exp(answers) - log_sum_exp(logits.iter().map(|&l| f64::from(l)));
                 Ok(if self == Self::Loss { -log_probability } else { log_probability.exp() })
             }
-            Self::Rank => {
-                empty(&target.answers, "the answer")?;
+            Self::Rank | Self::Accuracy => {
                 let best = target.answers.iter().map(logit).fold(f64::NEG_INFINITY, f64::max);
-                Ok(logits.iter().filter(|&&logit| f64::from(logit) > best).count() as f64)
+                let larger = logits.iter().filter(|&&logit| f64::from(logit) > best).count();
+                Ok(if self == Self::Rank { larger as f64 } else { f64::from(u8::from(larger == 0)) })
             }
             Self::Kl => {
-                if target.clean.len() != logits.len() {
-                    return Err(fail("the clean run's logits are missing".into()));
-                }
                 let log_softmax = |logits: &[f32]| {
                     let total = log_sum_exp(logits.iter().map(|&l| f64::from(l)));
                     logits.iter().map(move |&logit| f64::from(logit) - total).collect::<Vec<_>>()
@@ -102,8 +144,9 @@ impl Metric {
         }
     }
 
-    /// The same as a tensor `[v] -> []` with a gradient. A rank has none.
+    /// The same as a tensor `[v] -> []` with a gradient. A rank and an accuracy have none.
     pub fn differentiable(self, logits: &Tensor, target: &Target) -> Result<Tensor> {
+        self.check(target, logits.dims1()?)?;
         let device = logits.device();
         let chosen = |ids: &[u32]| -> Result<Tensor> { Ok(logits.index_select(&Tensor::new(ids, device)?, 0)?) };
         match self {
@@ -118,7 +161,9 @@ impl Metric {
                 let log_q = logits.broadcast_sub(&logits.log_sum_exp(0)?)?;
                 Ok((log_p.exp()? * (log_p - log_q)?)?.sum_all()?)
             }
-            Self::Rank => Err(Error::Metric { metric: "rank", reason: "a rank has no gradient".into() }),
+            Self::Rank | Self::Accuracy => {
+                Err(Error::Metric { metric: self.name(), reason: "it counts tokens, so it has no gradient".into() })
+            }
         }
     }
 }
@@ -158,7 +203,10 @@ mod tests {
             for metric in Metric::ALL {
                 for (logits, golden) in [(&case.clean, &case.of_clean), (&case.corrupt, &case.of_corrupt)] {
                     let found = metric.value(logits, &target).unwrap();
-                    let expected = golden[metric.name()];
+                    let expected = match metric {
+                        Metric::Accuracy => f64::from(u8::from(golden["rank"] == 0.)),
+                        _ => golden[metric.name()],
+                    };
                     assert!((found - expected).abs() < 1e-6 * expected.abs().max(1.), "{metric:?}: {found} {expected}");
                 }
             }
@@ -189,6 +237,41 @@ mod tests {
                     assert!((f64::from(gradient) - slope).abs() < 1e-3, "{metric:?} {id}: {gradient} {slope}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_columns_read_are_enough() {
+        let logits = [0.5, -1., 2., 0.25, 3.];
+        let target = Target { answers: vec![4, 1], wrong_answers: vec![2, 4], clean: logits.to_vec() };
+        for metric in Metric::ALL {
+            let columns = metric.columns(&target);
+            let read: Vec<f32> = match &columns {
+                Index::List(list) => list.iter().map(|&id| logits[id as usize]).collect(),
+                _ => logits.to_vec(),
+            };
+            let found = metric.value(&read, &target.among(&columns).unwrap()).unwrap();
+            assert_eq!(found, metric.value(&logits, &target).unwrap(), "{metric:?}");
+        }
+        assert_eq!(Metric::LogitDiff.columns(&target), Index::List(vec![4, 1, 2]));
+        assert!(target.among(&Index::List(vec![4])).is_err());
+    }
+
+    #[test]
+    fn no_gradient_of_what_is_missing() {
+        let logits = Tensor::zeros(10, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let right = Target { answers: vec![3], ..Target::default() };
+        for (metric, target, part) in [
+            (Metric::LogitDiff, Target::default(), "the answer is missing"),
+            (Metric::LogitDiff, right.clone(), "the wrong answer is missing"),
+            (Metric::Probability, Target::default(), "the answer is missing"),
+            (Metric::Loss, Target { answers: vec![10], ..Target::default() }, "id 10 is out of range"),
+            (Metric::Kl, right.clone(), "clean run's logits"),
+            (Metric::Rank, right.clone(), "no gradient"),
+            (Metric::Accuracy, right, "no gradient"),
+        ] {
+            let error = metric.differentiable(&logits, &target).unwrap_err().to_string();
+            assert!(error.contains(part), "{metric:?}: {error}");
         }
     }
 

@@ -31,7 +31,7 @@ pub struct WrittenPair {
 }
 
 /// A prompt pair as tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pair {
     /// The prompt on which the behaviour shows.
     pub clean: Vec<u32>,

@@ -1,23 +1,17 @@
-//! Running a sweep.
+//! Running a sweep, or saying what it would cost.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use endoscope_net::{Capture, Captured, Change, Edit, Index, Inputs, Plan, Resume, Run, Sites};
+use endoscope_net::{AxisName, Capture, Captured, Change, Edit, Index, Plan, Resume, SiteId, Sites};
 
+use crate::change::{Directions, SweepChange, mean_over_positions};
 use crate::error::{Error, Result};
-use crate::metric::Target;
-use crate::planner::{Planner, batches, rows_at_once};
+use crate::pairs::{Computing, PairRuns, Progress, Ran, each_pair, editing};
+use crate::planner::{Budget, Planner, SweepCost, times};
 use crate::prompts::Pair;
-use crate::sweep::{Direction, Grid, PairScores, Point, Scores, Sweep, common_length};
-
-/// How far a sweep is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Points done.
-    pub done: usize,
-    /// Points in all.
-    pub total: usize,
-}
+use crate::scores::{PairScores, Scores};
+use crate::sweep::{Grid, Point, Sweep, common_length};
 
 /// Runs a sweep over pairs; `watch` hears of the progress and may end it.
 pub fn sweep(
@@ -25,106 +19,212 @@ pub fn sweep(
     sweep: &Sweep,
     pairs: &[Pair],
     planner: Planner,
-    mut watch: impl FnMut(Progress) -> ControlFlow<()>,
+    watch: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Scores> {
-    common_length(sweep, pairs)?;
-    let mut scores = Vec::with_capacity(pairs.len());
-    let mut axes = Vec::new();
-    let mut progress = Progress { done: 0, total: 0 };
-    for (number, pair) in pairs.iter().enumerate() {
-        let grid = sweep.grid(network.sites(), pair.clean.len())?;
-        progress.total = grid.points.len() * pairs.len();
-        let mut ran = |points: usize| -> Result<()> {
-            progress.done += points;
-            match watch(progress) {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(()) => Err(Error::Interrupted),
-            }
+    let grid = sweep.grid(network.sites(), common_length(&sweep.over, pairs)?)?;
+    let (scores, cost) = each_pair(pairs, planner, grid.points.len(), watch, |pair, computing, cost, ran| {
+        let laid_out = LaidOut::new(network, sweep, &grid, pair)?;
+        let values = match computing {
+            Computing::Planned(budget) => laid_out.planned(network, budget, cost, ran)?,
+            Computing::Naive => laid_out.naive(network, cost, ran)?,
         };
-        ran(0)?;
-        scores.push(one_pair(network, sweep, &grid, pair, planner, &mut ran).map_err(|error| match error {
-            Error::Metric { metric, reason } => Error::Pair { pair: number, reason: format!("{metric}: {reason}") },
-            other => other,
-        })?);
-        axes = grid.axes;
-    }
-    Ok(Scores::new(sweep.clone(), axes, scores))
+        let PairRuns { clean, corrupt, base, .. } = laid_out.runs;
+        Ok((PairScores { clean, corrupt, values }, base.run.work))
+    })?;
+    Ok(Scores::new(sweep.clone(), grid.axes, scores, cost))
 }
 
-fn one_pair(
-    network: &dyn Resume,
-    sweep: &Sweep,
-    grid: &Grid,
-    pair: &Pair,
-    planner: Planner,
-    ran: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<PairScores> {
-    let sites = network.sites();
-    let mut capture = Plan::default().outputs_at(Index::At(-1));
-    for &id in &grid.sites {
-        capture = capture.capture(Capture::new(&sites.get(id).name));
-    }
-    let plain = Plan::default().outputs_at(Index::At(-1));
-    let inputs = |tokens: &[u32]| Inputs::tokens(vec![tokens.to_vec()]);
-    let (recipient, donor) = match sweep.direction {
-        Direction::Denoise => (&pair.corrupt, &pair.clean),
-        Direction::Noise => (&pair.clean, &pair.corrupt),
-    };
-    let base = network.base(&inputs(recipient)?, &plain)?;
-    let donor = network.run(&inputs(donor)?, &capture)?;
-    let (clean_run, corrupt_run) = match sweep.direction {
-        Direction::Denoise => (&donor, &base.run),
-        Direction::Noise => (&base.run, &donor),
-    };
-    let target = Target {
-        answers: pair.answers.clone(),
-        wrong_answers: pair.wrong_answers.clone(),
-        clean: rows(clean_run)?.remove(0),
-    };
-    let value = |logits: &[f32]| sweep.metric.value(logits, &target);
-    let clean = value(&target.clean)?;
-    let corrupt = value(&rows(corrupt_run)?.remove(0))?;
-    let mut values = vec![f64::NAN; grid.points.len()];
-    match planner {
-        Planner::Planned { memory } => {
-            let at_once = rows_at_once(sites, pair.clean.len(), memory);
-            for batch in batches(&grid.points, at_once) {
-                let plans: Vec<Plan> = batch
-                    .points
-                    .iter()
-                    .map(|point| patch(plain.clone(), sites, &donor.captured, point))
-                    .collect::<Result<_>>()?;
-                for (point, run) in batch.points.iter().zip(network.branches(&base, &plans)?) {
-                    values[point.cell] = value(&rows(&run)?[0])?;
+/// What a sweep would cost: only the base and donor run of each pair are run.
+pub fn explain(network: &dyn Resume, sweep: &Sweep, pairs: &[Pair], planner: Planner) -> Result<SweepCost> {
+    let grid = sweep.grid(network.sites(), common_length(&sweep.over, pairs)?)?;
+    let watch = |_| ControlFlow::Continue(());
+    let (_, cost) = each_pair(pairs, planner, grid.points.len(), watch, |pair, computing, cost, _| {
+        let laid_out = LaidOut::new(network, sweep, &grid, pair)?;
+        let PairRuns { clean, corrupt, base, .. } = &laid_out.runs;
+        match computing {
+            Computing::Planned(budget) => {
+                let batches = budget.batches(network, base, laid_out.plans()?)?;
+                batches.count(cost);
+                cost.work += batches.work();
+            }
+            Computing::Naive => {
+                let possible = laid_out.possible.len();
+                cost.computed += possible as u64;
+                cost.batches += possible as u64;
+                cost.work += times(possible, base.run.work);
+            }
+        }
+        Ok((PairScores { clean: *clean, corrupt: *corrupt, values: Vec::new() }, base.run.work))
+    })?;
+    Ok(cost)
+}
+
+/// A sweep over one pair, ready to run.
+struct LaidOut<'a> {
+    sweep: &'a Sweep,
+    sites: &'a Sites,
+    directions: Option<&'a Directions>,
+    runs: PairRuns,
+    /// Where the moved change takes its values from.
+    sources: Captured,
+    points: usize,
+    /// The points whose change can be made.
+    possible: Vec<&'a Point>,
+}
+
+impl<'a> LaidOut<'a> {
+    fn new(network: &'a dyn Resume, sweep: &'a Sweep, grid: &'a Grid, pair: &Pair) -> Result<Self> {
+        let sites = network.sites();
+        let capture = |plan: Plan, &id: &SiteId| plan.capture(Capture::new(&sites.get(id).name));
+        let recipient = grid.sites.iter().fold(editing(&sweep.with), capture);
+        let donor = match sweep.change.reads_donor() {
+            true => grid.sites.iter().fold(Plan::default(), capture),
+            false => Plan::default(),
+        };
+        let runs = PairRuns::new(network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
+        let base = &runs.base.run.captured;
+        let sources = match sweep.change {
+            SweepChange::Mean => {
+                let mut means = Captured::default();
+                for &id in &grid.sites {
+                    let site = sites.get(id);
+                    means.insert(site.name.clone(), mean_over_positions(site, base.get(&site.name)?)?);
                 }
-                ran(batch.points.len())?;
+                means
             }
+            _ => runs.donor.clone(),
+        };
+        let cuts = match &sweep.change {
+            SweepChange::Change(Change::KnockOut) => OnlyKeys::of(sites, grid, base)?,
+            _ => OnlyKeys::default(),
+        };
+        let possible: Vec<&Point> = grid.points.iter().filter(|point| !cuts.cut_by(point)).collect();
+        if possible.is_empty() {
+            return Err(Error::Sweep(format!(
+                "every point knocks out all keys of some query; go over key (and position), or knock out at the pattern \
+                 instead of `{}`",
+                sweep.site
+            )));
         }
-        Planner::Naive => {
-            for point in &grid.points {
-                let plan = patch(plain.clone(), sites, &donor.captured, point)?;
-                let run = network.run(&base.inputs, &plan)?;
-                values[point.cell] = value(&rows(&run)?[0])?;
-                ran(1)?;
-            }
-        }
+        let directions = grid.directions.as_ref();
+        Ok(Self { sweep, sites, directions, runs, sources, points: grid.points.len(), possible })
     }
-    Ok(PairScores { clean, corrupt, values })
+
+    /// The plan of a point, reading every output.
+    fn plan(&self, point: &Point) -> Result<Plan> {
+        let mut plan = editing(&self.sweep.with);
+        let row = match (point.direction, self.directions) {
+            (Some(number), Some(directions)) => directions.row(number),
+            _ => None,
+        };
+        for &id in &point.sites {
+            let name = &self.sites.get(id).name;
+            let change = self.sweep.change.at(name, &self.sources, row)?;
+            plan.edits.push(Edit { site: name.clone(), select: point.select.clone(), change });
+        }
+        Ok(plan)
+    }
+
+    /// The points that are the same, in the order in which they run.
+    fn groups(&self) -> Vec<Vec<&'a Point>> {
+        let mut groups: BTreeMap<((usize, usize), usize), Vec<&Point>> = BTreeMap::new();
+        for point in &self.possible {
+            groups.entry((point.order, point.same)).or_default().push(point);
+        }
+        groups.into_values().collect()
+    }
+
+    /// A plan for each group, reading what the metric needs.
+    fn plans(&self) -> Result<Vec<Plan>> {
+        let plan = |group: Vec<&'a Point>| Ok(self.runs.read(self.plan(group[0])?));
+        self.groups().into_iter().map(plan).collect()
+    }
+
+    fn planned(&self, network: &dyn Resume, budget: &mut Budget, cost: &mut SweepCost, ran: Ran) -> Result<Vec<f64>> {
+        let groups = self.groups();
+        let batches = budget.batches(network, &self.runs.base, self.plans()?)?;
+        batches.count(cost);
+        let mut values = vec![f64::NAN; self.points];
+        let mut fill = |number: usize, value: f64| {
+            groups[number].iter().for_each(|point| values[point.cell] = value);
+            groups[number].len()
+        };
+        // What is not possible is done, too.
+        let mut done = self.points - self.possible.len();
+        done += batches.idle.iter().map(|&number| fill(number, self.runs.unchanged())).sum::<usize>();
+        if done > 0 {
+            ran(done)?;
+        }
+        batches.run(network, &self.runs.base, |numbers, runs| {
+            let mut done = 0;
+            for (&number, run) in numbers.iter().zip(runs) {
+                cost.work += run.work;
+                done += fill(number, self.runs.value_of_read(&run)?);
+            }
+            ran(done)
+        })?;
+        Ok(values)
+    }
+
+    fn naive(&self, network: &dyn Resume, cost: &mut SweepCost, ran: Ran) -> Result<Vec<f64>> {
+        let mut values = vec![f64::NAN; self.points];
+        let impossible = self.points - self.possible.len();
+        if impossible > 0 {
+            ran(impossible)?;
+        }
+        for point in &self.possible {
+            let run = network.run(&self.runs.base.inputs, &self.plan(point)?.outputs_at(Index::At(-1)))?;
+            values[point.cell] = self.runs.value(&run)?;
+            cost.computed += 1;
+            cost.batches += 1;
+            cost.work += run.work;
+            ran(1)?;
+        }
+        Ok(values)
+    }
 }
 
-/// `plan` with the patch of one point.
-fn patch(mut plan: Plan, sites: &Sites, donor: &Captured, point: &Point) -> Result<Plan> {
-    for &id in &point.sites {
-        let name = &sites.get(id).name;
-        let mut edit = Edit::new(name, Change::Patch { source: donor.get(name)?.clone().into() });
-        edit.select = point.select.clone();
-        plan = plan.edit(edit);
-    }
-    Ok(plan)
+/// The queries of attention scores that see one key only, which cannot be knocked out: a softmax over nothing is no number.
+#[derive(Default)]
+struct OnlyKeys {
+    /// Whether attention scores are cut at all.
+    scores: bool,
+    /// Site, head, query, and that key.
+    found: Vec<(SiteId, [usize; 3])>,
 }
 
-/// The logits of each row at the last position.
-fn rows(run: &Run) -> Result<Vec<Vec<f32>>> {
-    let (_, positions, _) = run.outputs.dims3()?;
-    Ok(run.outputs.narrow(1, positions - 1, 1)?.squeeze(1)?.to_vec2()?)
+impl OnlyKeys {
+    fn of(sites: &Sites, grid: &Grid, base: &Captured) -> Result<Self> {
+        let (mut scores, mut found) = (false, Vec::new());
+        for &id in &grid.sites {
+            let site = sites.get(id);
+            if !site.name.ends_with("hook_attn_scores") {
+                continue;
+            }
+            scores = true;
+            for (head, queries) in base.get(&site.name)?.squeeze(0)?.to_vec3::<f32>()?.into_iter().enumerate() {
+                for (query, keys) in queries.into_iter().enumerate() {
+                    let mut seen = (0..keys.len()).filter(|&key| keys[key] > f32::NEG_INFINITY);
+                    if let (Some(key), None) = (seen.next(), seen.next()) {
+                        found.push((id, [head, query, key]));
+                    }
+                }
+            }
+        }
+        Ok(Self { scores, found })
+    }
+
+    /// Whether the point knocks out one of them, or all keys of a query.
+    fn cut_by(&self, point: &Point) -> bool {
+        if self.scores && *point.select.on(AxisName::Key) == Index::All {
+            return true;
+        }
+        let chosen = |axis: AxisName, at: usize| match point.select.on(axis) {
+            Index::At(only) => *only == at as i64,
+            _ => true,
+        };
+        let axes = [AxisName::Head, AxisName::Query, AxisName::Key];
+        let cut = |at: &[usize; 3]| axes.into_iter().zip(at).all(|(axis, &at)| chosen(axis, at));
+        self.found.iter().any(|(site, at)| point.sites.contains(site) && cut(at))
+    }
 }

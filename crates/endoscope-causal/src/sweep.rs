@@ -1,11 +1,16 @@
-//! Sweeps: one patch moved over a grid of layer x position x head x neurons, each point scored by a metric.
+//! Sweeps: one change moved over a grid of layer x position x head x …, each point scored by a metric.
 
-use endoscope_net::{Axis, AxisName, Index, Selection, SiteId, Sites, Size};
+use std::path::Path;
+use std::str::FromStr;
+
+use endoscope_net::{Axis, AxisName, Change, Edit, Index, Plan, Selection, Site, SiteId, Sites, Size, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::change::{Directions, SweepChange};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::prompts::Pair;
+use crate::scores::ScoreAxis;
 
 /// An axis of the grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,11 +24,18 @@ pub enum SweepAxis {
     Head,
     /// Blocks of neurons, or of dims of the residual stream.
     Neuron,
+    /// Key positions of attention matrices: with `position`, single edges.
+    Key,
+    /// Rows of the sweep's directions.
+    Direction,
+    /// Prompt pairs, which are averaged over otherwise.
+    Pair,
 }
 
 impl SweepAxis {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Layer, Self::Position, Self::Head, Self::Neuron];
+    pub const ALL: [Self; 7] =
+        [Self::Layer, Self::Position, Self::Head, Self::Neuron, Self::Key, Self::Direction, Self::Pair];
 
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
@@ -32,7 +44,23 @@ impl SweepAxis {
             Self::Position => "position",
             Self::Head => "head",
             Self::Neuron => "neuron",
+            Self::Key => "key",
+            Self::Direction => "direction",
+            Self::Pair => "pair",
         }
+    }
+}
+
+impl FromStr for SweepAxis {
+    type Err = Error;
+
+    /// Its name; blanks around it do not matter.
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|axis| axis.name() == text.trim());
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::Sweep(format!("there is no axis `{}`; the axes are {names}", text.trim()))
+        })
     }
 }
 
@@ -40,62 +68,121 @@ impl SweepAxis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// Clean activations into the corrupt run: what suffices to restore the behaviour.
+    /// The corrupt run is changed; what is patched in is clean: what suffices to restore the behaviour.
     Denoise,
-    /// Corrupt activations into the clean run: what is necessary for the behaviour.
+    /// The clean run is changed; what is patched in is corrupt: what is necessary for the behaviour.
     Noise,
 }
 
-/// An activation-patching sweep, as data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+impl Direction {
+    /// The prompt that is changed and the prompt that gives.
+    pub(crate) fn recipient_and_donor(self, pair: &Pair) -> (&[u32], &[u32]) {
+        match self {
+            Self::Denoise => (&pair.corrupt, &pair.clean),
+            Self::Noise => (&pair.clean, &pair.corrupt),
+        }
+    }
+}
+
+/// A sweep, as data.
+///
+/// The changed run is the recipient, the other one of the pair the donor. The edits `with` are made in the recipient run
+/// and at every point, before the change itself; the donor run is left as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sweep {
     /// A kind of site (`resid_pre`), a glob, or one site.
     pub site: String,
     /// The axes of the grid, in the order of the table.
     pub over: Vec<SweepAxis>,
+    /// What is done at each point.
+    #[serde(default)]
+    pub change: SweepChange,
     /// What is measured.
     pub metric: Metric,
     /// Which run is patched with which.
     pub direction: Direction,
     /// How many neurons one block has.
+    #[serde(default = "one")]
     pub neuron_block: usize,
+    /// `[direction, dim]`: what the axis `direction` goes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directions: Option<Value>,
+    /// Edits made in the recipient run and at every point as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<Edit>,
 }
 
-/// One point of the grid: one patch.
+fn one() -> usize {
+    1
+}
+
+/// One point of the grid: one change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Point {
     /// Its cell in the table, row-major.
     pub cell: usize,
-    /// The sites patched together (one, unless the layer is not an axis).
+    /// The first cell whose point is the same.
+    pub same: usize,
+    /// The sites changed together (one, unless the layer is not an axis).
     pub sites: Vec<SiteId>,
-    /// The lowest layer patched.
-    pub layer: usize,
+    /// The lowest layer changed, and the position: points near each other run together.
+    pub order: (usize, usize),
     /// Which part of them.
     pub select: Selection,
+    /// Which direction.
+    pub direction: Option<usize>,
 }
 
-/// The grid of a sweep over prompts of `length` tokens.
+/// The grid of a sweep over prompts of one length.
 #[derive(Debug, Clone)]
 pub(crate) struct Grid {
+    /// Without the pairs.
     pub axes: Vec<ScoreAxis>,
     pub points: Vec<Point>,
-    /// Every site that is patched somewhere.
+    /// Every site that is changed somewhere.
     pub sites: Vec<SiteId>,
-}
-
-/// An axis of a table of scores.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScoreAxis {
-    /// Its name.
-    pub axis: SweepAxis,
-    /// Layers, positions, heads, or the first neuron of each block.
-    pub values: Vec<usize>,
-    /// How many neurons a block has (1 on other axes; the last block may be shorter).
-    pub width: usize,
+    pub directions: Option<Directions>,
 }
 
 impl Sweep {
+    /// Patching `site` over some axes: logit difference, clean into corrupt.
+    pub fn new(site: impl Into<String>, over: impl Into<Vec<SweepAxis>>) -> Self {
+        Self {
+            site: site.into(),
+            over: over.into(),
+            change: SweepChange::Patch,
+            metric: Metric::LogitDiff,
+            direction: Direction::Denoise,
+            neuron_block: 1,
+            directions: None,
+            with: Vec::new(),
+        }
+    }
+
+    /// Replaces every file that the sweep names by its tensor. Paths are relative to `base`.
+    pub fn load(mut self, base: &Path) -> Result<Self> {
+        let load = |name: &str, change: Change| -> Result<Change> {
+            let mut plan = Plan::default().edit(Edit::new(name, change)).load(base)?;
+            plan.edits.pop().map(|edit| edit.change).ok_or_else(|| Error::Sweep("it names no file".into()))
+        };
+        self.with = Plan { edits: self.with, ..Plan::default() }.load(base)?.edits;
+        if let Some(value) = self.directions.take()
+            && let Change::Set { value } = load("directions", Change::Set { value })?
+        {
+            self.directions = Some(value);
+        }
+        self.change = match self.change {
+            SweepChange::Interpolate { mask } => match load("mask", Change::Set { value: mask })? {
+                Change::Set { value: mask } => SweepChange::Interpolate { mask },
+                other => SweepChange::Change(other),
+            },
+            SweepChange::Change(change) => SweepChange::Change(load(&self.site, change)?),
+            other => other,
+        };
+        Ok(self)
+    }
+
     /// Checks the sweep against a network and lays out its grid.
     pub(crate) fn grid(&self, sites: &Sites, length: usize) -> Result<Grid> {
         let ids = sites.resolve(&self.site)?;
@@ -106,155 +193,159 @@ impl Sweep {
                 self.site, first.name, other.name
             )));
         }
-        let mut layers = Vec::with_capacity(ids.len());
-        for &id in &ids {
-            let layer = sites.get(id).layer.ok_or_else(|| {
-                Error::Sweep(format!("`{}` lies in no layer; sweeps patch sites of layers", sites.get(id).name))
-            })?;
-            if layers.contains(&layer) {
-                return Err(Error::Sweep(format!(
-                    "`{}` stands for several sites of layer {layer}; name one kind",
-                    self.site
-                )));
+        let layers: Vec<Option<usize>> = ids.iter().map(|&id| sites.get(id).layer).collect();
+        for (at, layer) in layers.iter().enumerate() {
+            if layers[..at].contains(layer) {
+                let place = layer.map_or("outside the layers".into(), |layer| format!("of layer {layer}"));
+                return Err(Error::Sweep(format!("`{}` stands for several sites {place}; name one kind", self.site)));
             }
-            layers.push(layer);
         }
         if self.over.is_empty() {
-            return Err(Error::Sweep("it has no axis: name at least one of layer, position, head, neuron".into()));
+            let names = SweepAxis::ALL.map(SweepAxis::name).join(", ");
+            return Err(Error::Sweep(format!("it has no axis: name at least one of {names}")));
         }
         if let Some(twice) = self.over.iter().enumerate().find(|(at, axis)| self.over[..*at].contains(axis)) {
             return Err(Error::Sweep(format!("the axis {} is named twice", twice.1.name())));
         }
-        let axes = self.over.iter().map(|&axis| self.axis(axis, first, &layers, length)).collect::<Result<Vec<_>>>()?;
-        let points = self.points(&axes, &ids, &layers, first);
-        Ok(Grid { axes, points, sites: ids })
+        let directions = self.checked_directions(first)?;
+        let layout = Layout { sweep: self, ids: &ids, layers: &layers, site: first, directions: directions.as_ref() };
+        let own = self.over.iter().filter(|&&axis| axis != SweepAxis::Pair);
+        let axes = own.map(|&axis| layout.axis(axis, length)).collect::<Result<Vec<_>>>()?;
+        let points = layout.points(&axes);
+        Ok(Grid { axes, points, sites: ids, directions })
     }
 
-    fn axis(&self, axis: SweepAxis, site: &endoscope_net::Site, layers: &[usize], length: usize) -> Result<ScoreAxis> {
-        let fixed = |name: AxisName| match site.axis(name).map(|dimension| site.axes[dimension]) {
-            Some(Axis { size: Size::Fixed(size), .. }) => Ok(size),
+    fn checked_directions(&self, site: &Site) -> Result<Option<Directions>> {
+        let along = self.over.contains(&SweepAxis::Direction);
+        let Some(value) = &self.directions else {
+            return match along {
+                false => Ok(None),
+                true => Err(Error::Sweep("the axis direction needs directions, a matrix [direction, dim]".into())),
+            };
+        };
+        if !along {
+            return Err(Error::Sweep("directions are given, but direction is not among the axes".into()));
+        }
+        if self.over.contains(&SweepAxis::Neuron) {
+            return Err(Error::Sweep(
+                "a direction is a whole vector, so neuron and direction exclude each other".into(),
+            ));
+        }
+        let directions = Directions::new(value)?;
+        match site.axes.last() {
+            Some(Axis { name: AxisName::Dim, size: Size::Fixed(size) }) if *size == directions.dim() => {
+                Ok(Some(directions))
+            }
             _ => Err(Error::Sweep(format!(
-                "`{}` has no axis {}; its axes are {}",
+                "directions of {} numbers do not fit `{}`, whose axes are {}",
+                directions.dim(),
                 site.name,
-                axis.name(),
                 site.axes_text()
             ))),
+        }
+    }
+}
+
+/// What a grid is laid out from.
+struct Layout<'a> {
+    sweep: &'a Sweep,
+    ids: &'a [SiteId],
+    layers: &'a [Option<usize>],
+    /// One of the sites; all have its axes.
+    site: &'a Site,
+    directions: Option<&'a Directions>,
+}
+
+impl Layout<'_> {
+    fn axis(&self, axis: SweepAxis, length: usize) -> Result<ScoreAxis> {
+        let site = self.site;
+        let missing =
+            || Error::Sweep(format!("`{}` has no axis {}; its axes are {}", site.name, axis.name(), site.axes_text()));
+        let fixed = |name: AxisName| match site.axis(name).map(|dimension| site.axes[dimension].size) {
+            Some(Size::Fixed(size)) => Ok(size),
+            _ => Err(missing()),
         };
-        let every = |count: usize| ScoreAxis { axis, values: (0..count).collect(), width: 1 };
         match axis {
-            SweepAxis::Layer => Ok(ScoreAxis { axis, values: layers.to_vec(), width: 1 }),
+            SweepAxis::Layer => {
+                let outside = || {
+                    let reason = "lies in no layer, so layer cannot be an axis";
+                    Error::Sweep(format!("`{}` {reason}", site.name))
+                };
+                let values = self.layers.iter().map(|layer| layer.ok_or_else(outside)).collect::<Result<_>>()?;
+                Ok(ScoreAxis { axis, values, width: 1 })
+            }
             SweepAxis::Position => match site.position_axis() {
-                Some(_) => Ok(every(length)),
+                Some(_) => Ok(ScoreAxis::every(axis, length)),
                 None => Err(Error::Sweep(format!("`{}` has no positions", site.name))),
             },
-            SweepAxis::Head => Ok(every(fixed(AxisName::Head)?)),
+            SweepAxis::Head => Ok(ScoreAxis::every(axis, fixed(AxisName::Head)?)),
+            SweepAxis::Key => match site.axis(AxisName::Key) {
+                Some(_) => Ok(ScoreAxis::every(axis, length)),
+                None => Err(missing()),
+            },
             SweepAxis::Neuron => {
-                let size = fixed(AxisName::Dim)?;
-                if self.neuron_block == 0 {
+                let (size, block) = (fixed(AxisName::Dim)?, self.sweep.neuron_block);
+                if block == 0 {
                     return Err(Error::Sweep("a block must hold at least one neuron".into()));
                 }
-                Ok(ScoreAxis {
-                    axis,
-                    values: (0..size).step_by(self.neuron_block).collect(),
-                    width: self.neuron_block.min(size),
-                })
+                Ok(ScoreAxis { axis, values: (0..size).step_by(block).collect(), width: block.min(size) })
             }
+            SweepAxis::Direction => Ok(ScoreAxis::every(axis, self.directions.map_or(0, Directions::len))),
+            SweepAxis::Pair => Ok(ScoreAxis::every(axis, 1)),
         }
     }
 
-    fn points(&self, axes: &[ScoreAxis], ids: &[SiteId], layers: &[usize], site: &endoscope_net::Site) -> Vec<Point> {
+    fn points(&self, axes: &[ScoreAxis]) -> Vec<Point> {
         let count = axes.iter().map(|axis| axis.values.len()).product();
-        let dim = site.axes.last().map_or(0, |axis| match axis.size {
+        (0..count).map(|cell| self.point(axes, cell)).collect()
+    }
+
+    fn point(&self, axes: &[ScoreAxis], cell: usize) -> Point {
+        let dim = self.site.axes.last().map_or(0, |axis| match axis.size {
             Size::Fixed(size) => size,
             Size::Input => 0,
         });
-        let point = |cell: usize| {
-            let (mut rest, mut select, mut patched) = (cell, Selection::default(), None);
-            for axis in axes.iter().rev() {
-                let value = axis.values[rest % axis.values.len()];
-                let at = rest % axis.values.len();
-                rest /= axis.values.len();
-                let index = Index::At(value as i64);
-                match axis.axis {
-                    SweepAxis::Layer => patched = Some(at),
-                    SweepAxis::Position => {
-                        if let Some(name) = site.position_axis() {
-                            select = select.with(name, index);
-                        }
-                    }
-                    SweepAxis::Head => select = select.with(AxisName::Head, index),
-                    SweepAxis::Neuron => {
-                        let end = Some((value + axis.width).min(dim) as i64);
-                        select = select.with(AxisName::Dim, Index::Range { start: value as i64, end });
+        let (mut step, mut same) = (1, cell);
+        let (mut select, mut changed, mut position, mut direction) = (Selection::default(), None, 0, None);
+        for axis in axes.iter().rev() {
+            let at = cell / step % axis.values.len();
+            let value = axis.values[at];
+            let index = Index::At(value as i64);
+            match axis.axis {
+                SweepAxis::Layer => changed = Some(at),
+                SweepAxis::Position => {
+                    position = value;
+                    if let Some(name) = self.site.position_axis() {
+                        select = select.with(name, index);
                     }
                 }
+                SweepAxis::Head => select = select.with(AxisName::Head, index),
+                SweepAxis::Key => select = select.with(AxisName::Key, index),
+                SweepAxis::Neuron => {
+                    let end = Some((value + axis.width).min(dim) as i64);
+                    select = select.with(AxisName::Dim, Index::Range { start: value as i64, end });
+                }
+                SweepAxis::Direction => {
+                    let first = self.directions.map_or(value, |directions| directions.first_equal(value));
+                    same -= (value - first) * step;
+                    direction = Some(value);
+                }
+                SweepAxis::Pair => {}
             }
-            let (sites, layer) = match patched {
-                Some(at) => (vec![ids[at]], layers[at]),
-                None => (ids.to_vec(), layers.iter().copied().min().unwrap_or(0)),
-            };
-            Point { cell, sites, layer, select }
+            step *= axis.values.len();
+        }
+        let (sites, layer) = match changed {
+            Some(at) => (vec![self.ids[at]], self.layers[at]),
+            None => (self.ids.to_vec(), self.layers.iter().copied().min().flatten()),
         };
-        (0..count).map(point).collect()
+        Point { cell, same, sites, order: (layer.unwrap_or(0), position), select, direction }
     }
 }
 
-/// The scores of a sweep, averaged over prompt pairs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Scores {
-    /// The sweep.
-    pub sweep: Sweep,
-    /// The axes in the order of `values`.
-    pub axes: Vec<ScoreAxis>,
-    /// Mean of the metric over pairs, row-major.
-    pub values: Vec<f64>,
-    /// `(value - corrupt) / (clean - corrupt)`: 0 = as corrupt, 1 = as clean. None where clean and corrupt do not differ.
-    pub normalised: Vec<Option<f64>>,
-    /// Standard deviation of the metric over pairs (of the sample); none for a single pair.
-    pub spread: Vec<Option<f64>>,
-    /// The metric of the clean run, averaged.
-    pub clean: f64,
-    /// The metric of the corrupt run, averaged.
-    pub corrupt: f64,
-    /// The values of each pair: clean, corrupt, and every cell.
-    pub pairs: Vec<PairScores>,
-}
-
-/// What one pair gave.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PairScores {
-    /// The metric of its clean run.
-    pub clean: f64,
-    /// The metric of its corrupt run.
-    pub corrupt: f64,
-    /// The metric at every cell, row-major.
-    pub values: Vec<f64>,
-}
-
-impl Scores {
-    /// Averages the pairs.
-    pub(crate) fn new(sweep: Sweep, axes: Vec<ScoreAxis>, pairs: Vec<PairScores>) -> Self {
-        let count = pairs.len() as f64;
-        let mean = |of: &dyn Fn(&PairScores) -> f64| pairs.iter().map(of).sum::<f64>() / count;
-        let (clean, corrupt) = (mean(&|pair| pair.clean), mean(&|pair| pair.corrupt));
-        let cells = pairs.first().map_or(0, |pair| pair.values.len());
-        let values: Vec<f64> = (0..cells).map(|cell| mean(&|pair| pair.values[cell])).collect();
-        let spread = |cell: usize| {
-            let squares = mean(&|pair| (pair.values[cell] - values[cell]).powi(2));
-            (pairs.len() > 1).then(|| (squares * count / (count - 1.)).sqrt())
-        };
-        let spread = (0..cells).map(spread).collect();
-        // Relative to the size of the numbers: a difference of rounding errors is no scale.
-        let range = clean - corrupt;
-        let usable = range.abs() > 1e-6 * clean.abs().max(corrupt.abs()).max(1e-6);
-        let normalised = values.iter().map(|value| usable.then(|| (value - corrupt) / range)).collect();
-        Self { sweep, axes, values, normalised, spread, clean, corrupt, pairs }
-    }
-}
-
-/// Checks that one grid fits all pairs.
-pub(crate) fn common_length(sweep: &Sweep, pairs: &[Pair]) -> Result<usize> {
+/// Checks that the pairs can be patched and that one grid fits them all; their number of tokens where it is an axis.
+pub(crate) fn common_length(over: &[SweepAxis], pairs: &[Pair]) -> Result<usize> {
     let Some(first) = pairs.first() else { return Err(Error::Sweep("there are no prompt pairs".into())) };
+    let by_position = over.iter().any(|axis| matches!(axis, SweepAxis::Position | SweepAxis::Key));
     for (number, pair) in pairs.iter().enumerate() {
         if pair.clean.is_empty() {
             return Err(Error::Pair { pair: number, reason: "a prompt has no tokens at all".into() });
@@ -263,7 +354,7 @@ pub(crate) fn common_length(sweep: &Sweep, pairs: &[Pair]) -> Result<usize> {
             let text = |ids: &[u32]| ids.iter().map(u32::to_string).collect();
             return Err(Error::UnequalLength { pair: number, clean: text(&pair.clean), corrupt: text(&pair.corrupt) });
         }
-        if sweep.over.contains(&SweepAxis::Position) && pair.clean.len() != first.clean.len() {
+        if by_position && pair.clean.len() != first.clean.len() {
             return Err(Error::Pair {
                 pair: number,
                 reason: format!(

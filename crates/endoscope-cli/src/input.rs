@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use endoscope_causal::{Encode, WrittenPair, parse_prompts};
-use endoscope_models::{Bos, Model};
+use endoscope_models::{Bos, Model, Precision};
 use endoscope_net::Plan;
 use endoscope_report::HashedFile;
 
@@ -124,10 +124,38 @@ impl Encode for ModelEncoder<'_> {
 pub struct ModelArgument {
     /// A Hugging Face model directory: config.json, model.safetensors (or shards), tokenizer.json.
     pub model: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArgument,
 }
 
 impl ModelArgument {
     pub fn open(&self) -> Result<Model> {
-        Ok(Model::open(&self.model)?)
+        Ok(Model::open_as(&self.model, self.weights.precision())?)
+    }
+}
+
+/// How matrices are kept in memory.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct WeightsArgument {
+    /// How matrices are kept in memory: f32, bf16 (rounded to nearest), or int8 (32 weights share a scale, as in GGUF's
+    /// Q8_0). Activations and sums are f32 in any case.
+    #[arg(long, value_enum, default_value = "f32")]
+    weights: Weights,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Weights {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl WeightsArgument {
+    pub fn precision(self) -> Precision {
+        match self.weights {
+            Weights::F32 => Precision::F32,
+            Weights::Bf16 => Precision::Bf16,
+            Weights::Int8 => Precision::Int8,
+        }
     }
 }

@@ -4,9 +4,11 @@
 
 mod commands;
 mod input;
+mod memory;
 mod output;
 mod progress;
 mod provenance;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,9 @@ struct Arguments {
     /// Print one JSON document on standard output, and nothing else there.
     #[arg(long, global = true)]
     json: bool,
+    /// How many threads compute [default: RAYON_NUM_THREADS, or as many as the machine has].
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
     #[command(subcommand)]
     command: commands::Command,
 }
@@ -34,7 +39,8 @@ fn main() -> ExitCode {
     quiet_tokenizers();
     let arguments = Arguments::parse();
     let mut output = Output::new(arguments.json);
-    match arguments.command.run(&mut output) {
+    let result = threads::use_only(arguments.threads).and_then(|()| arguments.command.run(&mut output));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&format!("error: {error:#}"));

@@ -592,7 +592,10 @@ fn sweeps_that_make_no_sense() {
     };
     sweep(&["--site", "resid_pre", "--over", "layer,head"], "has no axis head");
     sweep(&["--site", "resid_pre", "--over", "layer,layer"], "named twice");
-    sweep(&["--site", "resid_pre", "--over", "depth"], "possible values: layer, position, head, neuron");
+    sweep(
+        &["--site", "resid_pre", "--over", "depth"],
+        "the axes are layer, position, head, neuron, key, direction, pair",
+    );
     sweep(&["--site", "hook_embed"], "lies in no layer");
     sweep(&["--site", "resid_*"], "several sites of layer 0");
     sweep(&["--site", "mlp_post", "--over", "layer,neuron", "--block", "0"], "at least one neuron");
@@ -727,7 +730,7 @@ fn a_run_that_is_killed_leaves_nothing_under_its_name() {
     let row = |first: u32| (0..60).map(|at| (first + at) % 43).collect::<Vec<u32>>();
     let pair = json!({"clean": row(1), "corrupt": row(2), "answers": [4], "wrong_answers": [5]});
     std::fs::write(&prompts, json!([pair, pair, pair, pair]).to_string()).unwrap();
-    let arguments = ["patch", "llama-grouped", "--site", "resid_pre", "--naive"];
+    let arguments = ["patch", "llama-grouped", "--site", "resid_pre", "--planner", "naive"];
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_endoscope"));
     command.current_dir(tiny_models()).args(arguments).args(["--over", "layer,position,neuron", "--block", "1"]);
     let mut child =

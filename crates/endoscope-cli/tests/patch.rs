@@ -130,7 +130,7 @@ fn neurons_come_in_blocks_and_the_planner_agrees_with_the_naive_sweep() {
             let out = directory.path().join(format!("{model}-{name}"));
             sweep(Path::new(model), &prompts, &out, &[&arguments, extra].concat())["tables"].clone()
         };
-        let (planned, naive) = (run("planned", &[]), run("naive", &["--naive"]));
+        let (planned, naive) = (run("planned", &[]), run("naive", &["--planner", "naive"]));
         let blocks =
             if model == "gpt2-odd" { json!(["0..20", "20..40", "40..60"]) } else { json!(["0..20", "20..40"]) };
         assert_eq!(planned["scores"]["axes"], json!({"layer": [0, 1, 2], "neuron": blocks}));
@@ -148,7 +148,7 @@ fn the_run_directory_is_whole_and_true() {
     let arguments = ["--site", "z", "--over", "layer,head", "--metric", "probability"];
     let report = sweep(Path::new("llama-sharded"), &prompts, &out, &arguments);
     assert_eq!(names(&out), ["plan.json", "provenance.json", "report.html", "report.json", "tables"]);
-    assert_eq!(names(&out.join("tables")), ["normalised.parquet", "scores.parquet", "spread.parquet"]);
+    assert_eq!(names(&out.join("tables")), ["normalised.parquet", "scores.parquet", "spread.parquet", "work.parquet"]);
     assert_eq!(names(&directory.path().join("runs")), ["first"]);
 
     let plan = read_json(&out.join("plan.json"));
@@ -212,4 +212,186 @@ fn in_text_mode_the_map_is_drawn() {
         assert!(said.contains(part), "{part} is not in\n{said}");
     }
     assert!(!said.contains('\u{1b}'), "colours where nobody looks");
+}
+
+fn arguments<'a>(site: &'a str, over: &'a str) -> Vec<&'a str> {
+    vec!["--site", site, "--over", over]
+}
+
+#[test]
+fn a_sweep_says_what_it_would_cost_and_writes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let prompts = tiny_prompts(directory.path());
+    let explain = |extra: &[&str]| {
+        let mut command = endoscope();
+        command.args(["patch", "gpt2-odd", "--explain", "--prompts"]).arg(&prompts);
+        command.args(arguments("resid_pre", "layer,position")).args(extra);
+        command
+    };
+    let document = document(explain(&[]).arg("--json"));
+    // 3 layers x 3 positions x 2 pairs, each 3 tokens through 3 layers.
+    assert_eq!(document["points"], json!(18));
+    assert_eq!(document["naive"], json!({"attention": 162, "mlp": 162, "unembedding": 18, "total": 342}));
+    assert!(document["computed"].as_u64().unwrap() <= 18 && document["batches"].as_u64().unwrap() >= 1);
+    assert!(document["work"]["total"].as_u64().unwrap() <= 342);
+    let naive = common::document(explain(&["--planner", "naive"]).arg("--json"));
+    assert_eq!((&naive["work"], &naive["ratio"]), (&naive["naive"], &json!(1.0)));
+    let said = text(&mut explain(&[]));
+    for part in ["points of the grid", "largest batch", "rows of work", "unembedding", "total"] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    assert_eq!(names(directory.path()), ["prompts.json"]);
+    // What was done is in the report.
+    let report = sweep(
+        Path::new("gpt2-odd"),
+        &prompts,
+        &directory.path().join("out"),
+        &arguments("resid_pre", "layer,position"),
+    );
+    assert_eq!(report["tables"]["work"]["values"][1], json!([162.0, 162.0, 18.0]));
+    let expected = ["attention", "mlp", "unembedding"].map(|part| document["work"][part].as_f64().unwrap());
+    assert_eq!(report["tables"]["work"]["values"][0], json!(expected));
+}
+
+#[test]
+fn any_change_is_moved() {
+    let directory = tempfile::tempdir().unwrap();
+    let prompts = tiny_prompts(directory.path());
+    let mut number = 0;
+    let mut scores = |site: &str, over: &str, change: &str| {
+        number += 1;
+        let out = directory.path().join(number.to_string());
+        let mut arguments = arguments(site, over);
+        arguments.extend(["--change", change]);
+        (sweep(Path::new("gpt2-odd"), &prompts, &out, &arguments)["tables"]["scores"]["values"].clone(), out)
+    };
+    let (zero, out) = scores("z", "layer, head ", "zero");
+    assert_eq!(read_json(&out.join("plan.json"))["sweep"]["change"], json!("zero"));
+    let (scaled, _) = scores("z", "layer,head", r#"{"scale": {"factor": 0}}"#);
+    close(&zero, &flat(&scaled));
+    let (patched, _) = scores("z", "layer,head", "patch");
+    let (whole, _) = scores("z", "layer,head", r#"{"interpolate": {"mask": 1}}"#);
+    close(&whole, &flat(&patched));
+    assert!(flat(&zero) != flat(&patched));
+    scores("mlp_out", "layer", "mean");
+    let (edges, _) = scores("attn_scores", "layer,position,key", "knock_out");
+    assert!(edges[0][0][0].is_null() && edges[0][1][0].is_number());
+    let (by_pair, _) = scores("resid_pre", "pair,layer", "patch");
+    assert_eq!((by_pair.as_array().unwrap().len(), by_pair[0].as_array().unwrap().len()), (2, 3));
+}
+
+#[test]
+fn edits_of_a_plan_are_made_at_every_point() {
+    let directory = tempfile::tempdir().unwrap();
+    let prompts = tiny_prompts(directory.path());
+    let plan = write(directory.path().join("plan"), &json!({"edits": [{"site": "mlp_out.1", "change": "zero"}]}));
+    let plan = plan.to_str().unwrap();
+    let run = |name: &str, extra: &[&str]| {
+        let out = directory.path().join(name);
+        sweep(Path::new("gpt2-odd"), &prompts, &out, &[&["--site", "resid_pre", "--over", "layer"], extra].concat())
+    };
+    let (without, with) = (run("without", &[]), run("with", &["--plan", plan]));
+    assert!(flat(&without["tables"]["scores"]["values"]) != flat(&with["tables"]["scores"]["values"]));
+    let naive = run("naive", &["--plan", plan, "--planner", "naive"]);
+    close(&with["tables"]["scores"]["values"], &flat(&naive["tables"]["scores"]["values"]));
+    assert_eq!(read_json(&directory.path().join("with/plan.json"))["sweep"]["with"][0]["site"], json!("mlp_out.1"));
+}
+
+#[test]
+fn a_sweep_goes_over_the_rows_of_a_matrix() {
+    let directory = tempfile::tempdir().unwrap();
+    let prompts = tiny_prompts(directory.path());
+    let config = read_json(&tiny_models().join("gpt2-odd/config.json"));
+    let dim = config["n_embd"].as_u64().unwrap() as usize;
+    let matrix = candle_core::Tensor::arange(0f32, (2 * dim) as f32, &candle_core::Device::Cpu).unwrap();
+    let matrix = matrix.reshape((2, dim)).unwrap();
+    let file = directory.path().join("decoder.safetensors");
+    candle_core::safetensors::save(&[("W_dec", matrix)].into_iter().collect(), &file).unwrap();
+    let run = |name: &str, tensor: &str, change: &str| {
+        let directions = format!("{}{tensor}", file.display());
+        let mut command = endoscope();
+        command.args(["patch", "gpt2-odd", "--site", "resid_post", "--over", "layer,direction", "--change", change]);
+        command.args(["--directions", &directions]).arg("--prompts").arg(&prompts);
+        command.arg("--out").arg(directory.path().join(name));
+        command
+    };
+    let report = document(run("out", ":W_dec", "project_out").arg("--json"));
+    assert_eq!(report["tables"]["scores"]["axes"], json!({"layer": [0, 1, 2], "direction": [0, 1]}));
+    refused(&mut run("unnamed", "", "add"), &["no tensor `directions`", "W_dec"]);
+    refused(&mut run("unfit", ":W_dec", "zero"), &["takes a vector"]);
+}
+
+#[test]
+fn paths_are_patched() {
+    let directory = tempfile::tempdir().unwrap();
+    let prompts = tiny_prompts(directory.path());
+    let run = |name: &str, extra: &[&str]| {
+        let out = directory.path().join(name);
+        sweep(Path::new("gpt2-odd"), &prompts, &out, extra)
+    };
+    let all = run("all", &["--to", "q.1[0]", "--to", "mlp_in.2"]);
+    let heads = &all["tables"]["heads_scores"];
+    assert_eq!(heads["axes"]["layer"], json!([0, 1, 2]));
+    assert_eq!(all["tables"]["mlps_scores"]["axes"], json!({"mlp of layer": [0, 1, 2]}));
+    assert_eq!(all["tables"]["embed_normalised"]["axes"], json!({"sender": ["embed"]}));
+    let naive = run("naive", &["--to", "q.1[0]", "--to", "mlp_in.2", "--planner", "naive"]);
+    for table in ["heads_scores", "mlps_scores", "embed_scores", "heads_spread"] {
+        close(&all["tables"][table]["values"], &flat(&naive["tables"][table]["values"]));
+    }
+    let frozen = run("frozen", &["--to", "final", "--norm", "frozen", "--from", "mlps, result.1", "--positions", "-1"]);
+    assert_eq!(frozen["tables"]["heads_scores"]["axes"]["layer"], json!([1]));
+    assert!(frozen["tables"].get("embed_scores").is_none());
+    assert_eq!(read_json(&directory.path().join("frozen/plan.json"))["paths"]["positions"], json!(-1));
+}
+
+#[test]
+fn what_cannot_be_swept_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let prompts = tiny_prompts(directory.path());
+    let captures = write(directory.path().join("captures"), &json!({"captures": [{"site": "z"}]}));
+    let captures = captures.to_str().unwrap();
+    for (arguments, part) in [
+        (&["--site", "z", "--over", "layer,,head"][..], "there is no axis ``"),
+        (&["--site", "z", "--over", "layers"], "the axes are layer"),
+        (&["--site", "z", "--over", "layer,position,head,neuron,pair"], "at most 4"),
+        (&["--site", "z", "--over", "key"], "no axis key"),
+        (&["--site", "z", "--change", "zeroed"], "unknown variant `zeroed`"),
+        (&["--site", "z", "--change", "knock_out"], "hook_attn_scores"),
+        (&["--site", "attn_scores", "--over", "layer,head", "--change", "knock_out"], "go over key"),
+        (&["--site", "z", "--memory", "4 parsecs"], "is no size"),
+        (&["--site", "z", "--memory", "1KiB"], "give at least"),
+        (&["--site", "z", "--memory", "4GiB", "--planner", "naive"], "cannot be cut"),
+        (&["--site", "z", "--over", "direction"], "needs directions"),
+        (&["--site", "z", "--plan", captures], "does more than edit"),
+        (&["--to", "qq.1[0]"], "nearest names"),
+        (&["--to", "q.1[x]"], "is not an index"),
+        (&["--to", "z.1"], "receives no path"),
+        (&["--to", "final", "--to", "q.1"], "name it alone"),
+        (&["--to", "final", "--from", "pattern"], "is no sender"),
+        (&["--to", "final", "--site", "z"], "cannot be used with"),
+        (&["--to", "final", "--explain"], "cannot be used with"),
+        (&["--from", "heads", "--site", "z"], "cannot be used with"),
+        (&["--from", "heads"], "--site"),
+        (&["--over", "layer"], "--site"),
+    ] {
+        let mut command = endoscope();
+        command.args(["patch", "gpt2-odd", "--prompts"]).arg(&prompts).args(arguments);
+        refused(command.arg("--out").arg(directory.path().join("out")), &[part]);
+    }
+    assert_eq!(names(directory.path()), ["captures", "prompts.json"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_promised_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let row = |first: u32| (0..40).map(|at| (first + at) % 37).collect::<Vec<u32>>();
+    let pair = json!({"clean": row(1), "corrupt": row(2), "answers": [4], "wrong_answers": [5]});
+    let prompts = write(directory.path().join("prompts"), &json!([pair]));
+    let out = directory.path().join("out");
+    let promised: u64 = 160 << 20;
+    let arguments = ["--site", "resid_pre", "--over", "layer,position,neuron", "--memory", "160MiB", "--metric", "kl"];
+    sweep(Path::new("llama-grouped"), &prompts, &out, &arguments);
+    let peak = read_json(&out.join("provenance.json"))["peak_memory_bytes"].as_u64().unwrap();
+    assert!(peak <= promised, "{peak} bytes were held, {promised} were promised");
 }

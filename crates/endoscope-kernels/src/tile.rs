@@ -159,6 +159,7 @@ impl Panel for Singles<'_> {
         self.0.len() / 2
     }
 
+    // SAFETY: the trait says what callers must see to.
     #[inline(always)]
     unsafe fn load<S: Simd>(self, _: S, k: usize, lane: usize) -> [S::f32s; 2] {
         // SAFETY: row `k` is the lines `2 k` and `2 k + 1`; the lanes are the caller's promise.
@@ -173,6 +174,7 @@ impl Panel for Halves<'_> {
         self.0.len()
     }
 
+    // SAFETY: the trait says what callers must see to.
     #[inline(always)]
     unsafe fn load<S: Simd>(self, simd: S, k: usize, lane: usize) -> [S::f32s; 2] {
         // SAFETY: the caller's promise.
@@ -190,6 +192,7 @@ impl Panel for Bytes<'_> {
         self.length
     }
 
+    // SAFETY: the trait says what callers must see to.
     #[inline(always)]
     unsafe fn load<S: Simd>(self, simd: S, k: usize, lane: usize) -> [S::f32s; 2] {
         let k = self.start + k;

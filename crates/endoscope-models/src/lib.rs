@@ -17,7 +17,7 @@
 //!
 //! Not here: what a method does with a network (endoscope-causal), training (endoscope-train), any printing.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod branches;
 mod cache;

@@ -33,6 +33,7 @@ const FLOORS: [Floor; 9] = [
         name: "endoscope-cli",
         uses: &[
             "endoscope-net",
+            "endoscope-kernels",
             "endoscope-report",
             "endoscope-models",
             "endoscope-train",

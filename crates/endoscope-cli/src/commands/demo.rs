@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use endoscope_causal::{Direction, HeadScore, Metric, Pair, Planner, Sweep, SweepAxis, accuracy, head_scores, sweep};
+use endoscope_causal::{HeadScore, Pair, Planner, Sweep, SweepAxis, accuracy, head_scores, sweep};
 use endoscope_models::Model;
 use endoscope_net::{AxisName, Change, Edit, Index, Inputs, Network, Plan};
 use endoscope_organisms::tasks::repeated_sequences::RepeatedSequences;
@@ -224,13 +224,7 @@ impl Story<'_> {
                  to be copied, so that what must be restored is the note of which word came before.",
             ),
         ] {
-            let patching = Sweep {
-                site: site.into(),
-                over,
-                metric: Metric::LogitDiff,
-                direction: Direction::Denoise,
-                neuron_block: 1,
-            };
+            let patching = Sweep::new(site, over);
             let labels = self.words(&pairs[0].clean);
             let scores =
                 sweep(&self.model.decoder, &patching, &pairs, Planner::default(), |_| ControlFlow::Continue(()))?;

@@ -1,19 +1,28 @@
-//! `endoscope patch`: an activation-patching sweep, as a run directory and a heat map.
+//! `endoscope patch`: a sweep of one change over a grid, as a run directory and a heat map.
+
+mod paths;
+mod report;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use endoscope_causal::{Direction, Metric, Pairs, Planner, ScoreAxis, Scores, Sweep, SweepAxis, sweep};
+use endoscope_causal::{
+    Direction, Memory, Metric, Pair, Pairs, PathSweep, Planner, Progress, Sweep, SweepAxis, SweepChange, explain,
+    path_sweep, sweep,
+};
 use endoscope_models::Model;
-use endoscope_report::{ColourScale, Label, Report, RunDirectory, Section, Started, Table};
+use endoscope_net::{Edit, Plan, Value};
+use endoscope_report::{HashedFile, RunDirectory, Started};
 use serde_json::json;
 
+use self::paths::PathArguments;
+pub use self::report::{heat_map, tables};
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
 use crate::output::Output;
-use crate::progress;
 use crate::provenance::provenance;
+use crate::{memory, progress};
 
 #[derive(Debug, Args)]
 pub struct Patch {
@@ -22,37 +31,46 @@ pub struct Patch {
     /// Prompt pairs: AutoCircuit JSON, JSON lines, or EAP-IG CSV.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// What is patched: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, pattern, mlp_post … or one site (z.3).
-    #[arg(long)]
-    site: String,
-    /// The axes of the table, separated by commas.
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "layer,position")]
-    over: Vec<OverArgument>,
+    /// What is changed: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, pattern, mlp_post … or one site (z.3).
+    #[arg(long, required_unless_present = "to")]
+    site: Option<String>,
+    /// The axes of the table, separated by commas: layer, position, head, neuron, key, direction, pair.
+    #[arg(long, value_delimiter = ',', default_value = "layer,position")]
+    over: Vec<SweepAxis>,
+    /// What is done at each point: patch (from the other run), zero, mean, knock_out, or JSON as in a plan.
+    #[arg(long, default_value = "patch")]
+    change: SweepChange,
     /// What is measured at the last position.
     #[arg(long, value_enum, default_value = "logit_diff")]
     metric: MetricArgument,
-    /// Denoise: clean into corrupt (what suffices). Noise: corrupt into clean (what is needed).
+    /// Denoise: the corrupt run is changed (what suffices). Noise: the clean run is changed (what is needed).
     #[arg(long, value_enum, default_value = "denoise")]
     direction: DirectionArgument,
     /// How many neurons (or dims) one block of the axis `neuron` has.
     #[arg(long, default_value_t = 16)]
     block: usize,
-    /// Run one whole forward pass for each point: slow, the reference.
+    /// The matrix [direction, dim] that the axis `direction` goes over: a tensor of a safetensors file.
+    #[arg(long, value_name = "FILE.safetensors[:TENSOR]")]
+    directions: Option<PathBuf>,
+    /// A plan whose edits are made in the changed run and at every point as well.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Naive runs one whole forward pass for each point: slow, the reference.
+    #[arg(long, value_enum, default_value = "planned")]
+    planner: PlannerArgument,
+    /// The most memory that this process may take, such as 4GiB [default: 1GiB for each batch of points].
+    #[arg(long, value_name = "SIZE", value_parser = memory::size)]
+    memory: Option<u64>,
+    /// Say what the sweep would cost, and run nothing but the two runs of each pair.
     #[arg(long)]
-    naive: bool,
+    explain: bool,
+    #[command(flatten)]
+    paths: PathArguments,
     #[command(flatten)]
     bos: BosArguments,
     /// The run directory to write; must not exist.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum OverArgument {
-    Layer,
-    Position,
-    Head,
-    Neuron,
+    #[arg(long, value_name = "DIR", required_unless_present = "explain")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -64,6 +82,7 @@ enum MetricArgument {
     Kl,
     Loss,
     Rank,
+    Accuracy,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -74,147 +93,197 @@ enum DirectionArgument {
     Noise,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PlannerArgument {
+    Planned,
+    Naive,
+}
+
+impl PlannerArgument {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Naive => "naive",
+        }
+    }
+}
+
+/// What is to be swept.
+enum Asked {
+    Points(Sweep),
+    Paths(PathSweep),
+}
+
+/// What was read before anything runs.
+struct Read {
+    pairs: Vec<Pair>,
+    notes: Vec<String>,
+    prompts: HashedFile,
+}
+
 impl Patch {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let started = Started::now();
         let model = self.model.open()?;
-        let patching = self.sweep();
-        let (written, prompts_file) = input::prompts(&self.prompts)?;
-        let encoder = ModelEncoder::new(&model, self.bos.bos());
-        let pairs = Pairs::encode(&written, &encoder, patching.metric.needs())?;
-        let notes: Vec<String> = pairs.notes.iter().cloned().chain(encoder.note()).collect();
-        for note in &notes {
-            output.note(note);
+        let asked = match self.paths.to.as_slice() {
+            [] => Asked::Points(self.sweep()?),
+            _ => Asked::Paths(self.path_sweep()?),
+        };
+        let read = self.pairs(&model, output)?;
+        let ask = |least| memory::left(self.memory.unwrap_or(u64::MAX), least);
+        let planner = self.planner(&ask)?;
+        if let (true, Asked::Points(patching)) = (self.explain, &asked) {
+            let cost = explain(&model.decoder, patching, &read.pairs, planner)?;
+            output.document(&report::cost_document(&cost))?;
+            return output.text(&report::cost_text(&cost));
         }
         // Before the work, so that an existing directory is found out at once.
-        let directory = RunDirectory::create(&self.out)?;
-        let planner = if self.naive { Planner::Naive } else { Planner::default() };
+        let directory = RunDirectory::create(self.out.as_deref().context("--out DIR is missing")?)?;
         let bar = progress::bar(0, "patching");
-        let scores = sweep(&model.decoder, &patching, &pairs.pairs, planner, |progress| {
+        let watch = |progress: Progress| {
             bar.set_length(progress.total as u64);
             bar.set_position(progress.done as u64);
             ControlFlow::Continue(())
+        };
+        let (report, input) = match asked {
+            Asked::Points(patching) => {
+                let scores = sweep(&model.decoder, &patching, &read.pairs, planner, watch);
+                bar.finish_and_clear();
+                let labels: Vec<String> = read.pairs[0].clean.iter().map(|&id| model.label(id)).collect();
+                (report::report(&model, &scores?, &labels)?, json!({"sweep": patching}))
+            }
+            Asked::Paths(patching) => {
+                let scores = path_sweep(&model.decoder, &patching, &read.pairs, planner, watch);
+                bar.finish_and_clear();
+                (paths::report(&model, &scores?)?, json!({"paths": patching}))
+            }
+        };
+        self.write(directory, &started, &model, read, input, &report, output)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that a run directory holds")]
+    fn write(
+        &self,
+        directory: RunDirectory,
+        started: &Started,
+        model: &Model,
+        read: Read,
+        input: serde_json::Value,
+        report: &endoscope_report::Report,
+        output: &mut Output,
+    ) -> Result<()> {
+        let mut provenance = provenance(started, model, &[])?;
+        provenance.files.push(read.prompts);
+        for path in [&self.plan, &self.directions_file()].into_iter().flatten() {
+            provenance.files.push(HashedFile::read("plan", path)?);
+        }
+        provenance.notes.extend(read.notes);
+        let mut plan = json!({
+            "verb": "patch",
+            "model": model.directory.to_string_lossy(),
+            "planner": self.planner.name(),
+            "memory": self.memory,
+            "pairs": read.pairs,
         });
-        bar.finish_and_clear();
-        let scores = scores?;
-        let labels: Vec<String> = pairs.pairs[0].clean.iter().map(|&id| model.label(id)).collect();
-        let report = report(&model, &scores, &labels)?;
-        let mut provenance = provenance(&started, &model, &[])?;
-        provenance.files.push(prompts_file);
-        provenance.notes.extend(notes);
-        directory.write_json(
-            "plan.json",
-            &json!({
-                "verb": "patch",
-                "model": model.directory.to_string_lossy(),
-                "sweep": patching,
-                "planner": planner,
-                "pairs": pairs.pairs,
-            }),
-        )?;
+        if let (Some(plan), serde_json::Value::Object(input)) = (plan.as_object_mut(), input) {
+            plan.extend(input);
+        }
+        directory.write_json("plan.json", &plan)?;
         directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
+        directory.write_report(report, &provenance)?;
         let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
+        output.document(report)?;
+        output.report(report)?;
         output.line(&format!("\nwritten to {} (open report.html)", path.display()))
     }
 
-    fn sweep(&self) -> Sweep {
-        let axis = |over: &OverArgument| match over {
-            OverArgument::Layer => SweepAxis::Layer,
-            OverArgument::Position => SweepAxis::Position,
-            OverArgument::Head => SweepAxis::Head,
-            OverArgument::Neuron => SweepAxis::Neuron,
-        };
-        Sweep {
-            site: self.site.clone(),
-            over: self.over.iter().map(axis).collect(),
-            metric: match self.metric {
-                MetricArgument::LogitDiff => Metric::LogitDiff,
-                MetricArgument::Probability => Metric::Probability,
-                MetricArgument::Kl => Metric::Kl,
-                MetricArgument::Loss => Metric::Loss,
-                MetricArgument::Rank => Metric::Rank,
-            },
-            direction: match self.direction {
-                DirectionArgument::Denoise => Direction::Denoise,
-                DirectionArgument::Noise => Direction::Noise,
-            },
-            neuron_block: self.block,
+    fn pairs(&self, model: &Model, output: &Output) -> Result<Read> {
+        let (written, prompts) = input::prompts(&self.prompts)?;
+        let encoder = ModelEncoder::new(model, self.bos.bos());
+        let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, self.metric().needs())?;
+        notes.extend(encoder.note());
+        for note in &notes {
+            output.note(note);
+        }
+        Ok(Read { pairs, notes, prompts })
+    }
+
+    fn planner<'a>(&self, ask: &'a dyn Fn(u64) -> endoscope_causal::Result<u64>) -> Result<Planner<'a>> {
+        match (self.planner, self.memory) {
+            (PlannerArgument::Naive, Some(_)) => {
+                bail!("--memory is for the planner; one whole forward pass a point cannot be cut")
+            }
+            (PlannerArgument::Naive, None) => Ok(Planner::Naive),
+            (PlannerArgument::Planned, None) => Ok(Planner::default()),
+            (PlannerArgument::Planned, Some(_)) => Ok(Planner::Planned(Memory::Ask(ask))),
         }
     }
-}
 
-/// The tables of a sweep: `scores` (the metric itself), `normalised`, and `spread` where there are several pairs.
-pub fn tables(scores: &Scores, positions: &[String]) -> Result<Vec<(String, Table)>> {
-    let axes = || scores.axes.iter().map(|axis| (axis.axis.name(), axis_labels(axis, positions)));
-    let metric = scores.sweep.metric.name();
-    let order: String = scores.axes.iter().map(|axis| format!("[{}]", axis.axis.name())).collect();
-    let normalised =
-        format!("(score - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run; values{order}");
-    let mut tables = vec![
-        (
-            "scores".to_string(),
-            Table::new(format!("{metric}, mean over prompt pairs; values{order}"), axes(), scores.values.clone())?,
-        ),
-        ("normalised".to_string(), Table::with_missing(normalised, axes(), scores.normalised.clone())?),
-    ];
-    if scores.pairs.len() > 1 {
-        let description = format!("standard deviation of {metric} over prompt pairs; values{order}");
-        tables.push(("spread".to_string(), Table::with_missing(description, axes(), scores.spread.clone())?));
+    fn sweep(&self) -> Result<Sweep> {
+        if self.over.len() > 4 {
+            bail!("--over names {} axes; a table has at most 4", self.over.len());
+        }
+        let sweep = Sweep {
+            change: self.change.clone(),
+            metric: self.metric(),
+            direction: self.denoise_or_noise(),
+            neuron_block: self.block,
+            directions: self.directions.as_deref().map(directions).transpose()?,
+            with: self.with()?,
+            ..Sweep::new(self.site.clone().unwrap_or_default(), self.over.clone())
+        };
+        Ok(sweep.load(Path::new("."))?)
     }
-    Ok(tables)
-}
 
-fn axis_labels(axis: &ScoreAxis, positions: &[String]) -> Vec<Label> {
-    let label = |&value: &usize| match axis.axis {
-        SweepAxis::Position => Label::Text(positions.get(value).cloned().unwrap_or_else(|| value.to_string())),
-        SweepAxis::Neuron => Label::Text(format!("{value}..{}", value + axis.width)),
-        SweepAxis::Layer | SweepAxis::Head => Label::Index(value as i64),
-    };
-    axis.values.iter().map(label).collect()
-}
+    fn path_sweep(&self) -> Result<PathSweep> {
+        let (metric, direction) = (self.metric(), self.denoise_or_noise());
+        Ok(PathSweep { metric, direction, with: self.with()?, ..self.paths.sweep() })
+    }
 
-/// The heat map of a sweep.
-pub fn heat_map(heading: &str, scores: &Scores, tables: &[(String, Table)], caption: &str) -> Section {
-    let usable = scores.normalised.iter().any(Option::is_some);
-    let first = if usable { 1 } else { 0 };
-    let others = (0..tables.len()).filter(|&at| at != first);
-    Section::HeatMap {
-        heading: Some(heading.to_string()),
-        table: tables[first].0.clone(),
-        alternatives: others.map(|at| tables[at].0.clone()).collect(),
-        scale: ColourScale::DIVERGING,
-        caption: caption.to_string(),
+    fn metric(&self) -> Metric {
+        match self.metric {
+            MetricArgument::LogitDiff => Metric::LogitDiff,
+            MetricArgument::Probability => Metric::Probability,
+            MetricArgument::Kl => Metric::Kl,
+            MetricArgument::Loss => Metric::Loss,
+            MetricArgument::Rank => Metric::Rank,
+            MetricArgument::Accuracy => Metric::Accuracy,
+        }
+    }
+
+    fn denoise_or_noise(&self) -> Direction {
+        match self.direction {
+            DirectionArgument::Denoise => Direction::Denoise,
+            DirectionArgument::Noise => Direction::Noise,
+        }
+    }
+
+    /// The edits made at every point as well.
+    fn with(&self) -> Result<Vec<Edit>> {
+        let Some(path) = &self.plan else { return Ok(Vec::new()) };
+        let plan = input::plan(path)?;
+        if (Plan { edits: Vec::new(), ..plan.clone() }) != Plan::default() {
+            bail!("{} does more than edit; a sweep makes its own captures and reads its own outputs", path.display());
+        }
+        Ok(plan.edits)
+    }
+
+    fn directions_file(&self) -> Option<PathBuf> {
+        self.directions.as_deref().map(|path| file_and_tensor(path).0)
     }
 }
 
-fn report(model: &Model, scores: &Scores, positions: &[String]) -> Result<Report> {
-    let Sweep { site, metric, direction, .. } = &scores.sweep;
-    let (from, into, meaning) = match direction {
-        Direction::Denoise => ("clean", "corrupt", "1 where the patch alone restores the clean behaviour"),
-        Direction::Noise => ("corrupt", "clean", "0 where the patch alone breaks the clean behaviour"),
-    };
-    let pairs = scores.pairs.len();
-    let summary = format!(
-        "Activations of {site} from the {from} run were put into the {into} run of {}, one place at a time, over {pairs} \
-         prompt {}. Measured at the last position: {} is {:.4} on the clean run and {:.4} on the corrupt one.",
-        model.directory.display(),
-        if pairs == 1 { "pair" } else { "pairs" },
-        metric.name(),
-        scores.clean,
-        scores.corrupt
-    );
-    let axes: Vec<&str> = scores.axes.iter().map(|axis| axis.axis.name()).collect();
-    let mut report = Report::new(format!("Patching {site} over {}", axes.join(" x ")), "patch", summary);
-    let tables = tables(scores, positions)?;
-    let shown = match scores.normalised.iter().any(Option::is_some) {
-        true => format!("Normalised score: {meaning}."),
-        false => format!("The {} itself: clean and corrupt do not differ, so there is no scale.", metric.name()),
-    };
-    let caption = format!("{shown} Position labels are tokens of the first clean prompt.");
-    report.sections.push(heat_map("Where the difference lies", scores, &tables, &caption));
-    report.tables.extend(tables);
-    Ok(report)
+/// Splits `FILE:TENSOR`, unless the whole is a file.
+fn file_and_tensor(path: &Path) -> (PathBuf, Option<String>) {
+    match path.to_str().and_then(|text| text.rsplit_once(':')) {
+        Some((file, tensor)) if !path.exists() => (file.into(), Some(tensor.to_string())),
+        _ => (path.to_path_buf(), None),
+    }
+}
+
+/// The value of `--directions`.
+fn directions(path: &Path) -> Result<Value> {
+    let (file, tensor) = file_and_tensor(path);
+    let tensor = tensor.unwrap_or_else(|| "directions".into());
+    serde_json::from_value(json!({"file": file, "tensor": tensor})).context("--directions")
 }

@@ -1,9 +1,6 @@
 //! How much arithmetic and memory traffic a work needs at least: what its share of the machine's limit is counted from.
 
-use endoscope_models::{Mlp, Spec};
-
-/// Bytes of one weight in memory.
-const WEIGHT_BYTES: usize = 4;
+use endoscope_models::{Decoder, LayerWeights, Linear, Matrix, Mlp, Spec};
 
 /// The numbers in all matrices that each token passes through; the embedding is looked up, not multiplied.
 pub fn matrix_weights(spec: &Spec) -> usize {
@@ -29,9 +26,18 @@ pub fn training_flop(spec: &Spec, batch: usize, length: usize) -> f64 {
     3. * forward_flop(spec, batch, length)
 }
 
-/// Bytes of weights that one decoded token reads; keys and values are not counted.
-pub fn decode_bytes(spec: &Spec) -> f64 {
-    (WEIGHT_BYTES * matrix_weights(spec)) as f64
+/// Bytes of weights that one decoded token reads, as they are kept; keys and values are not counted.
+pub fn decode_bytes(decoder: &Decoder) -> f64 {
+    let bytes = |linear: &Linear| match &linear.matrix {
+        Matrix::Packed(matrix) => matrix.bytes(),
+        Matrix::Plain(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+    };
+    let layer = |layer: &LayerWeights| {
+        let LayerWeights { q, k, v, o, gate, up, down, .. } = layer;
+        [q, k, v, o, gate, down].into_iter().chain(up).map(bytes).sum::<usize>()
+    };
+    let weights = &decoder.weights;
+    (weights.layers.iter().map(layer).sum::<usize>() + bytes(&weights.unembed)) as f64
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
+use crate::input::WeightsArgument;
 use crate::output::Output;
 use work::{Size, Work};
 
@@ -23,6 +24,8 @@ use work::{Size, Work};
 pub struct Bench {
     /// A model directory [default: random weights in GPT-2 small's shape, made in memory].
     model: Option<PathBuf>,
+    #[command(flatten)]
+    weights: WeightsArgument,
     /// Do only these works, separated by commas [default: all of them].
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORK,…", conflicts_with = "work")]
     only: Vec<Work>,
@@ -43,13 +46,14 @@ pub struct Bench {
 impl Bench {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let directory = self.model.as_deref();
+        let precision = self.weights.precision();
         match self.work {
-            None => suite::run(directory, &self.only, self.repeats as usize, output),
+            None => suite::run(directory, &self.only, self.repeats as usize, precision, output),
             Some(work) => {
                 let usual = work.usual_size();
                 let given = |given: Option<u32>, usual: usize| given.map_or(usual, |given| given as usize);
                 let size = Size { batch: given(self.batch, usual.batch), length: given(self.length, usual.length) };
-                worker::run(directory, work, size)
+                worker::run(directory, work, size, precision)
             }
         }
     }

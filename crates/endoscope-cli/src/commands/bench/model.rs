@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use endoscope_models::{Decoder, Family, Model, Spec, WeightSource};
+use endoscope_models::{Decoder, Family, Model, Precision, Spec, WeightSource};
 use endoscope_train::{ModelRecipe, Parameters};
 
 /// The shape of GPT-2 small (Radford et al. 2019).
@@ -30,10 +30,10 @@ pub const INIT_STD: f64 = 0.02;
 pub const SEED: u64 = 1;
 
 /// The model in `directory`, or a random one.
-pub fn open(directory: Option<&Path>) -> Result<Model> {
+pub fn open(directory: Option<&Path>, precision: Precision) -> Result<Model> {
     match directory {
-        Some(directory) => Ok(Model::open(directory)?),
-        None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY)),
+        Some(directory) => Ok(Model::open_as(directory, precision)?),
+        None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY), precision),
     }
 }
 
@@ -45,10 +45,10 @@ pub fn name(directory: Option<&Path>) -> String {
     }
 }
 
-fn random(family: Family, spec: Spec) -> Result<Model> {
-    let mut source = Frozen(Parameters::new(SEED, INIT_STD, spec.layers));
+fn random(family: Family, spec: Spec, precision: Precision) -> Result<Model> {
+    let mut source = Frozen { initial: Parameters::new(SEED, INIT_STD, spec.layers), precision };
     let weights = family.weights(&spec, &mut source)?;
-    let parameters = source.0.variables.values().map(|variable| variable.elem_count() as u64).sum();
+    let parameters = source.initial.variables.values().map(|variable| variable.elem_count() as u64).sum();
     let decoder = Decoder::new(spec, weights)?;
     Ok(Model {
         directory: "random".into(),
@@ -62,14 +62,21 @@ fn random(family: Family, spec: Spec) -> Result<Model> {
 }
 
 /// Initial weights that are no variables, so that a run keeps nothing for a backward pass.
-struct Frozen(Parameters);
+struct Frozen {
+    initial: Parameters,
+    precision: Precision,
+}
 
 impl WeightSource for Frozen {
+    fn precision(&self) -> Option<Precision> {
+        Some(self.precision)
+    }
+
     fn has(&self, name: &str) -> bool {
-        self.0.has(name)
+        self.initial.has(name)
     }
 
     fn get(&mut self, name: &str, shape: &[usize]) -> endoscope_models::Result<Tensor> {
-        Ok(self.0.get(name, shape)?.detach())
+        Ok(self.initial.get(name, shape)?.detach())
     }
 }

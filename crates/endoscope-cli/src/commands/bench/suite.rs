@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use endoscope_models::Precision;
 use serde_json::{Value, json};
 
 use super::model;
@@ -27,7 +28,7 @@ struct Machine {
     copy_bytes: f64,
 }
 
-pub fn run(directory: Option<&Path>, only: &[Work], repeats: usize, output: &mut Output) -> Result<()> {
+pub fn run(directory: Option<&Path>, only: &[Work], repeats: usize, precision: Precision, output: &mut Output) -> Result<()> {
     let wanted = |work: &Work| only.is_empty() || only.contains(work);
     let works: Vec<Work> = Work::value_variants()
         .iter()
@@ -39,15 +40,15 @@ pub fn run(directory: Option<&Path>, only: &[Work], repeats: usize, output: &mut
     // Before any time is spent on measuring.
     let mut others = Vec::new();
     for &work in works.iter().filter(|work| !work.runs_model()) {
-        others.push(work.prepare(directory, work.usual_size())?);
+        others.push(work.prepare(directory, work.usual_size(), precision)?);
     }
     let opened = match works.iter().any(|work| work.runs_model()) {
-        true => Some(model::open(directory)?),
+        true => Some(model::open(directory, precision)?),
         false => None,
     };
     let mut rows = {
         let size = Work::Gemm.usual_size();
-        let limits = Work::MACHINE.into_iter().map(|work| work.prepare(directory, size));
+        let limits = Work::MACHINE.into_iter().map(|work| work.prepare(directory, size, precision));
         in_turns(limits.collect::<Result<_>>()?, repeats, "the machine")?
     };
     let rate = |at: usize| rows[at].amount.count / median(&rows[at].samples);

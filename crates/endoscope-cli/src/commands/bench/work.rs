@@ -7,9 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
-use endoscope_causal::{Direction, Metric, Pair, Planner, Sweep, SweepAxis, sweep};
+use endoscope_causal::{Pair, PathSweep, Planner, Receiver, Sweep, SweepAxis, path_sweep, sweep};
 use endoscope_models::decoder::capture_everything;
-use endoscope_models::{Caching, Model, Sampling, Settings, generate};
+use endoscope_models::{Caching, Model, Precision, Sampling, Settings, generate};
 use endoscope_net::{Capture, Change, Edit, Inputs, Network, Plan};
 
 use super::{cost, machine, training};
@@ -34,6 +34,8 @@ pub enum Work {
     Sweep,
     /// The same of z over layer x head, all positions at once.
     Heads,
+    /// Path patching from every head and MLP to the final residual stream, the norm recomputed.
+    Paths,
     /// Greedy decoding with the cache, for each token after the first.
     Decode,
     /// The same with a steering vector and one captured site.
@@ -105,7 +107,9 @@ impl Work {
     pub fn runs_model(self) -> bool {
         match self {
             Self::Gemm | Self::Read | Self::Copy | Self::Train | Self::Open => false,
-            Self::Forward | Self::Capture | Self::Sweep | Self::Heads | Self::Decode | Self::DecodePlan => true,
+            Self::Forward | Self::Capture | Self::Sweep | Self::Heads | Self::Paths | Self::Decode | Self::DecodePlan => {
+                true
+            }
         }
     }
 
@@ -114,7 +118,7 @@ impl Work {
         match self {
             Self::Gemm | Self::Read | Self::Copy => Size { batch: 1, length: 1 },
             Self::Forward | Self::Capture => Size { batch: 1, length: 128 },
-            Self::Sweep | Self::Heads => Size { batch: 1, length: 16 },
+            Self::Sweep | Self::Heads | Self::Paths => Size { batch: 1, length: 16 },
             Self::Decode | Self::DecodePlan => Size { batch: 1, length: 32 },
             Self::Train => Size { batch: 16, length: 128 },
             Self::Open => Size { batch: 1, length: 8 },
@@ -144,7 +148,7 @@ impl Work {
     }
 
     /// Makes it ready where no opened model is needed.
-    pub fn prepare(self, directory: Option<&Path>, size: Size) -> Result<Prepared<'static>> {
+    pub fn prepare(self, directory: Option<&Path>, size: Size, precision: Precision) -> Result<Prepared<'static>> {
         match self {
             Self::Gemm => machine::gemm(),
             Self::Read => Ok(machine::read()),
@@ -152,7 +156,7 @@ impl Work {
             Self::Train => training::step(size),
             Self::Open => {
                 let directory = directory.context("only a model in a directory can be opened: name one")?;
-                open(directory, size.length)
+                open(directory, size.length, precision)
             }
             other => bail!("the work {} needs a model", other.name()),
         }
@@ -165,6 +169,7 @@ impl Work {
             Self::Capture => run(model, self, &capture_everything(), size),
             Self::Sweep => patching(model, self, "resid_pre", [SweepAxis::Layer, SweepAxis::Position], size.length),
             Self::Heads => patching(model, self, "z", [SweepAxis::Layer, SweepAxis::Head], size.length),
+            Self::Paths => paths(model, size.length),
             Self::Decode => decode(model, self, Plan::default(), size.length),
             Self::DecodePlan => decode(model, self, steering(model)?, size.length),
             other => bail!("the work {} runs no model", other.name()),
@@ -198,16 +203,8 @@ fn run<'a>(model: &'a Model, work: Work, plan: &Plan, size: Size) -> Result<Prep
 }
 
 fn patching<'a>(model: &'a Model, work: Work, site: &str, over: [SweepAxis; 2], length: usize) -> Result<Prepared<'a>> {
-    let mut rows = tokens(model, Size { batch: 2, length });
-    let (corrupt, clean) = (rows.pop().unwrap_or_default(), rows.pop().unwrap_or_default());
-    let pair = Pair { clean, corrupt, answers: vec![0], wrong_answers: vec![1] };
-    let patching = Sweep {
-        site: site.to_string(),
-        over: over.to_vec(),
-        metric: Metric::LogitDiff,
-        direction: Direction::Denoise,
-        neuron_block: 1,
-    };
+    let pair = pair(model, length);
+    let patching = Sweep::new(site, over.to_vec());
     let axis = |axis: SweepAxis| match axis {
         SweepAxis::Position => length,
         SweepAxis::Head => model.spec().heads,
@@ -229,6 +226,27 @@ fn patching<'a>(model: &'a Model, work: Work, site: &str, over: [SweepAxis; 2], 
     };
     let amount = Amount::counting((sides[0] * sides[1]) as f64, "points");
     Ok(Prepared::new(work, name, amount, once))
+}
+
+fn pair(model: &Model, length: usize) -> Pair {
+    let mut rows = tokens(model, Size { batch: 2, length });
+    let (corrupt, clean) = (rows.pop().unwrap_or_default(), rows.pop().unwrap_or_default());
+    Pair { clean, corrupt, answers: vec![0], wrong_answers: vec![1] }
+}
+
+fn paths(model: &Model, length: usize) -> Result<Prepared<'_>> {
+    let pair = pair(model, length);
+    let to: Receiver = "final".parse()?;
+    let patching = PathSweep { from: vec!["heads".into(), "mlps".into()], ..PathSweep::new([to]) };
+    let senders = model.spec().layers * (model.spec().heads + 1);
+    let once = move || {
+        let start = Instant::now();
+        let pairs = std::slice::from_ref(&pair);
+        drop(path_sweep(&model.decoder, &patching, pairs, Planner::default(), |_| ControlFlow::Continue(()))?);
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let name = format!("path patching, {senders} senders to the final residual stream, {length} tokens");
+    Ok(Prepared::new(Work::Paths, name, Amount::counting(senders as f64, "points"), once))
 }
 
 /// A vector added in the middle of the model, everywhere, and a site of the last layer read at each step.
@@ -258,7 +276,7 @@ fn decode(model: &Model, work: Work, plan: Plan, length: usize) -> Result<Prepar
         let (Some(first), Some(last)) = (times.first(), times.last()) else { bail!("no token was generated") };
         Ok((*last - *first).as_secs_f64() / decoded as f64)
     };
-    let limit = Limit::Read { bytes: cost::decode_bytes(model.spec()) };
+    let limit = Limit::Read { bytes: cost::decode_bytes(&model.decoder) };
     let amount = Amount { limit, ..Amount::counting(1., "tokens") };
     let with = if work == Work::DecodePlan { " with a plan" } else { "" };
     Ok(Prepared::new(work, format!("decoding one token{with}, {length} + {decoded} tokens"), amount, once))
@@ -274,11 +292,11 @@ fn greedy(max_tokens: usize) -> Settings {
     }
 }
 
-fn open(directory: &Path, length: usize) -> Result<Prepared<'static>> {
+fn open(directory: &Path, length: usize, precision: Precision) -> Result<Prepared<'static>> {
     let directory = directory.to_path_buf();
     let once = move || {
         let start = Instant::now();
-        let model = Model::open(&directory)?;
+        let model = Model::open_as(&directory, precision)?;
         let prompt = tokens(&model, Size { batch: 1, length }).concat();
         generate(&model, &prompt, &Plan::default(), &greedy(1), |_| ControlFlow::Continue(()))?;
         Ok(start.elapsed().as_secs_f64())

@@ -4,16 +4,17 @@ use std::io::BufRead;
 use std::path::Path;
 
 use anyhow::Result;
+use endoscope_models::Precision;
 use serde_json::json;
 
 use super::model;
 use super::work::{Limit, Prepared, Size, Work};
 use crate::output::Output;
 
-pub fn run(directory: Option<&Path>, work: Work, size: Size) -> Result<()> {
+pub fn run(directory: Option<&Path>, work: Work, size: Size, precision: Precision) -> Result<()> {
     match work.runs_model() {
-        true => answer(work.prepare_on(&model::open(directory)?, size)?),
-        false => answer(work.prepare(directory, size)?),
+        true => answer(work.prepare_on(&model::open(directory, precision)?, size)?),
+        false => answer(work.prepare(directory, size, precision)?),
     }
 }
 

@@ -1,0 +1,112 @@
+//! Scores: what a sweep gives.
+
+use serde::{Deserialize, Serialize};
+
+use crate::planner::SweepCost;
+use crate::sweep::{Sweep, SweepAxis};
+
+/// An axis of a table of scores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreAxis {
+    /// Its name.
+    pub axis: SweepAxis,
+    /// Layers, positions, heads, keys, directions, pairs, or the first neuron of each block.
+    pub values: Vec<usize>,
+    /// How many neurons a block has (1 on other axes; the last block may be shorter).
+    pub width: usize,
+}
+
+impl ScoreAxis {
+    /// An axis of the entries 0 to `count`.
+    pub(crate) fn every(axis: SweepAxis, count: usize) -> Self {
+        Self { axis, values: (0..count).collect(), width: 1 }
+    }
+}
+
+/// The scores of a sweep, averaged over prompt pairs unless they are an axis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// The sweep.
+    pub sweep: Sweep,
+    /// The axes in the order of `values`.
+    pub axes: Vec<ScoreAxis>,
+    /// The metric, row-major. NaN where the change is not possible: a query's only key cannot be knocked out.
+    pub values: Vec<f64>,
+    /// `(value - corrupt) / (clean - corrupt)`: 0 = as corrupt, 1 = as clean. None where clean and corrupt do not differ.
+    pub normalised: Vec<Option<f64>>,
+    /// Standard deviation of the metric over pairs (of the sample); none where only one pair was averaged.
+    pub spread: Vec<Option<f64>>,
+    /// The metric of the clean run, averaged.
+    pub clean: f64,
+    /// The metric of the corrupt run, averaged.
+    pub corrupt: f64,
+    /// The values of each pair: clean, corrupt, and every cell.
+    pub pairs: Vec<PairScores>,
+    /// What it took.
+    pub cost: SweepCost,
+}
+
+/// What one pair gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairScores {
+    /// The metric of its clean run.
+    pub clean: f64,
+    /// The metric of its corrupt run.
+    pub corrupt: f64,
+    /// The metric at every cell, row-major, without the axis of pairs.
+    pub values: Vec<f64>,
+}
+
+/// Means over pairs.
+pub(crate) struct Means {
+    pub clean: f64,
+    pub corrupt: f64,
+    pub values: Vec<f64>,
+    pub normalised: Vec<Option<f64>>,
+    pub spread: Vec<Option<f64>>,
+}
+
+impl Means {
+    pub fn of(pairs: &[PairScores]) -> Self {
+        let count = pairs.len() as f64;
+        let mean = |of: &dyn Fn(&PairScores) -> f64| pairs.iter().map(of).sum::<f64>() / count;
+        let (clean, corrupt) = (mean(&|pair| pair.clean), mean(&|pair| pair.corrupt));
+        let cells = pairs.first().map_or(0, |pair| pair.values.len());
+        let values: Vec<f64> = (0..cells).map(|cell| mean(&|pair| pair.values[cell])).collect();
+        let spread = |cell: usize| {
+            let squares = mean(&|pair| (pair.values[cell] - values[cell]).powi(2));
+            (pairs.len() > 1 && squares.is_finite()).then(|| (squares * count / (count - 1.)).sqrt())
+        };
+        let spread = (0..cells).map(spread).collect();
+        let normalised = values.iter().map(|&value| normalise(value, clean, corrupt)).collect();
+        Self { clean, corrupt, values, normalised, spread }
+    }
+}
+
+fn normalise(value: f64, clean: f64, corrupt: f64) -> Option<f64> {
+    // Relative to the size of the numbers: a difference of rounding errors is no scale.
+    let range = clean - corrupt;
+    let usable = range.abs() > 1e-6 * clean.abs().max(corrupt.abs()).max(1e-6);
+    (usable && value.is_finite()).then(|| (value - corrupt) / range)
+}
+
+impl Scores {
+    /// Averages the pairs, or lays them out where they are an axis; `axes` are the others.
+    pub(crate) fn new(sweep: Sweep, mut axes: Vec<ScoreAxis>, pairs: Vec<PairScores>, cost: SweepCost) -> Self {
+        let Means { clean, corrupt, mut values, mut normalised, mut spread } = Means::of(&pairs);
+        if let Some(at) = sweep.over.iter().position(|&axis| axis == SweepAxis::Pair) {
+            let inner: usize = axes[at..].iter().map(|axis| axis.values.len()).product();
+            axes.insert(at, ScoreAxis::every(SweepAxis::Pair, pairs.len()));
+            let cells = values.len() * pairs.len();
+            let of_cell = |cell: usize| {
+                let (outer, pair) = (cell / inner / pairs.len(), cell / inner % pairs.len());
+                (&pairs[pair], outer * inner + cell % inner)
+            };
+            values = (0..cells).map(of_cell).map(|(pair, cell)| pair.values[cell]).collect();
+            let own = |(pair, cell): (&PairScores, usize)| normalise(pair.values[cell], pair.clean, pair.corrupt);
+            normalised = (0..cells).map(of_cell).map(own).collect();
+            spread = vec![None; cells];
+        }
+        Self { sweep, axes, values, normalised, spread, clean, corrupt, pairs, cost }
+    }
+}
