@@ -28,7 +28,7 @@ fn every_work_runs_and_its_figures_are_numbers() {
     assert!(found["plan_overhead"].as_f64().is_some_and(f64::is_finite));
     let works = found["works"].as_array().unwrap();
     let names: Vec<&str> = works.iter().map(|work| work["work"].as_str().unwrap()).collect();
-    let expected = "gemm read copy forward forward capture sweep heads decode decode-plan train open";
+    let expected = "gemm read copy forward forward capture sweep heads paths decode decode-plan train open";
     assert_eq!(names.join(" "), expected);
     for work in works {
         assert!(["median", "least", "most"].iter().all(|key| positive(&work["seconds"][key])), "{work}");

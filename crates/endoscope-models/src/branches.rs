@@ -9,8 +9,8 @@
 use candle_core::{DType, Device, Tensor};
 use endoscope_kernels::attention::KeysValues;
 use endoscope_net::{
-    Base, Cost, Edit, Effect, Error, Frame, Inputs, Network, Plan, Prepared, Result, Resume, Run, SiteId, Tap, Taps,
-    TokenRows, Work,
+    AxisName, Base, Cost, Edit, Effect, Error, Frame, Index, Inputs, Network, Plan, Prepared, Result, Resume, Run,
+    SiteId, Size, Tap, Taps, TokenRows, Work,
 };
 
 use crate::decoder::{Decoder, in_pool, tokens_of};
@@ -154,7 +154,15 @@ impl Resume for Decoder {
                 match self.task(base, state, ready)? {
                     Task::Nothing { reads } => {
                         let tap = Tap::new(&ready.all, Frame::whole(1, tokens_of(&base.inputs)?.length()))?;
-                        let outputs = if reads { base.run.outputs.clone() } else { nothing_read()? };
+                        let outputs = match tap.output_columns(self.spec.vocabulary)? {
+                            _ if !reads => nothing_read()?,
+                            None => base.run.outputs.clone(),
+                            Some(columns) => {
+                                let columns: Vec<u32> = columns.into_iter().map(|column| column as u32).collect();
+                                let columns = Tensor::new(columns, &Device::Cpu)?;
+                                base.run.outputs.contiguous()?.index_select(&columns, 2)?
+                            }
+                        };
                         runs[at] = Some(tap.finish(outputs, Work::default()));
                     }
                     Task::Whole => runs[at] = Some(self.run(&base.inputs, &plans[at])?),
@@ -222,7 +230,7 @@ impl Decoder {
         let after = Place::start(self.spec.layers);
         let mut start = match start {
             Some(start) => start,
-            None if !late && ready.plan.outputs == state.plan.outputs && ready.plan.columns == state.plan.columns => {
+            None if !late && ready.plan.outputs == state.plan.outputs && state.plan.columns == Index::All => {
                 return Ok(Task::Nothing { reads });
             }
             None => Start { place: after, first: 0, rows: Rows::Base },
@@ -245,53 +253,52 @@ impl Decoder {
         Ok(Task::Branch { start, stop })
     }
 
-    /// The first site that a plan changes, as a place to start from; none if it changes nothing.
+    /// The first site that a plan changes, as a place to start from, at the first position that any of its sites
+    /// changes; none if it changes nothing.
     fn first_effect(&self, base: &Base, ready: &Ready, frame: Frame) -> Result<Option<Start>> {
+        let mut first_site = None;
+        let mut first = frame.length;
         for id in ready.own.edited_sites() {
             let site = self.sites().get(id);
-            let dims_fit = |tensor: &&Tensor| {
+            let whole = |tensor: &&Tensor| {
                 tensor.rank() == site.axes.len()
-                    && site.axes.iter().zip(tensor.dims()).all(|(axis, &dim)| match axis.size {
-                        endoscope_net::Size::Fixed(size) => size == dim,
-                        endoscope_net::Size::Input => {
-                            axis.name == endoscope_net::AxisName::Batch || dim == frame.length
-                        }
+                    && site.axes.iter().zip(tensor.dims()).all(|(axis, &dim)| match (axis.size, axis.name) {
+                        (Size::Fixed(size), _) => size == dim,
+                        (Size::Input, AxisName::Batch) => dim == 1,
+                        (Size::Input, _) => dim == frame.length,
                     })
             };
-            let known = base.run.captured.get(&site.name).ok().filter(dims_fit);
-            let Effect::From { position: first, value } = ready.own.effect(id, known, frame)? else { continue };
-            let Some(layer) = site.layer else {
-                return Ok(Some(match id.0 < self.sites.layers[0].resid_pre.0 {
-                    true => Start { place: Place::start(0), first, rows: Rows::Embedded },
-                    false => Start { place: Place::start(self.spec.layers), first: 0, rows: Rows::Base },
-                }));
-            };
-            let sites = &self.sites.layers[layer];
-            let place = if id.0 < sites.resid_mid.0 {
-                Place::start(layer)
-            } else if id.0 < sites.resid_post.0 {
-                Place::middle(layer)
-            } else {
-                Place::end(layer)
-            };
-            let known = known.zip(value.as_ref());
-            let written = match known {
-                Some((before, after)) => self.written(layer, id, before, after, first)?,
-                None => None,
-            };
-            // The sum that a linear site enters, unless something else happens on the way.
-            let (sum, way) = match id.0 < sites.resid_mid.0 {
-                true => (Place::middle(layer), id.0 + 1..sites.resid_mid.0),
-                false => (Place::end(layer), id.0 + 1..sites.resid_post.0),
-            };
-            return Ok(Some(match written {
-                Some(delta) if !way.into_iter().any(|id| ready.all.wants(SiteId(id))) => {
-                    Start { place: sum, first, rows: Rows::Plus(delta) }
-                }
-                _ => Start { place, first, rows: Rows::Base },
-            }));
+            let known = base.run.captured.get(&site.name).ok().filter(whole);
+            // Before the first changed position every site is still the base run's.
+            if let Effect::From { position, value } = ready.own.effect(id, known, frame)? {
+                let late = site.layer.is_none() && id.0 > self.sites.layers[0].resid_pre.0;
+                first = first.min(if late { frame.length } else { position });
+                first_site.get_or_insert((id, known.cloned().zip(value)));
+            }
         }
-        Ok(None)
+        let Some((id, change)) = first_site else { return Ok(None) };
+        let Some(layer) = self.sites().get(id).layer else {
+            return Ok(Some(match id.0 < self.sites.layers[0].resid_pre.0 {
+                true => Start { place: Place::start(0), first, rows: Rows::Embedded },
+                false => Start { place: Place::start(self.spec.layers), first: 0, rows: Rows::Base },
+            }));
+        };
+        let sites = &self.sites.layers[layer];
+        // The sum that a linear site enters, unless something else happens on the way.
+        let (place, sum, end) = if id.0 < sites.resid_mid.0 {
+            (Place::start(layer), Place::middle(layer), sites.resid_mid.0)
+        } else if id.0 < sites.resid_post.0 {
+            (Place::middle(layer), Place::end(layer), sites.resid_post.0)
+        } else {
+            (Place::end(layer), Place::end(layer), id.0)
+        };
+        let alone = !(id.0 + 1..end).any(|id| ready.all.wants(SiteId(id)));
+        if let Some((before, after)) = change.filter(|_| alone)
+            && let Some(delta) = self.written(layer, id, &before, &after, first)?
+        {
+            return Ok(Some(Start { place: sum, first, rows: Rows::Plus(delta) }));
+        }
+        Ok(Some(Start { place, first, rows: Rows::Base }))
     }
 
     /// What a change of a site that maps linearly to the residual stream adds to it: `[s - first, d]`.
@@ -305,6 +312,10 @@ impl Decoder {
     ) -> Result<Option<Tensor>> {
         let sites = &self.sites.layers[layer];
         let weights = &self.weights.layers[layer];
+        let written = [sites.attn_out_raw, sites.attn_out, sites.mlp_out_raw, sites.mlp_out];
+        if !written.contains(&id) && ![sites.z, sites.result, sites.post].contains(&id) {
+            return Ok(None);
+        }
         let change = (after - before)?.squeeze(0)?;
         let change = change.narrow(0, first, change.dim(0)? - first)?.contiguous()?;
         // An infinity or a NaN does not add up.
@@ -324,8 +335,7 @@ impl Decoder {
             id if id == sites.z => Some(through(&weights.o, change.reshape((rows, ()))?)?),
             id if id == sites.result => Some(change.sum(1)?),
             id if id == sites.post => Some(through(&weights.down, change)?),
-            id if [sites.attn_out_raw, sites.attn_out, sites.mlp_out_raw, sites.mlp_out].contains(&id) => Some(change),
-            _ => None,
+            _ => Some(change),
         })
     }
 

@@ -28,7 +28,13 @@ struct Machine {
     copy_bytes: f64,
 }
 
-pub fn run(directory: Option<&Path>, only: &[Work], repeats: usize, precision: Precision, output: &mut Output) -> Result<()> {
+pub fn run(
+    directory: Option<&Path>,
+    only: &[Work],
+    repeats: usize,
+    precision: Precision,
+    output: &mut Output,
+) -> Result<()> {
     let wanted = |work: &Work| only.is_empty() || only.contains(work);
     let works: Vec<Work> = Work::value_variants()
         .iter()

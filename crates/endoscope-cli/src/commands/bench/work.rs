@@ -107,9 +107,13 @@ impl Work {
     pub fn runs_model(self) -> bool {
         match self {
             Self::Gemm | Self::Read | Self::Copy | Self::Train | Self::Open => false,
-            Self::Forward | Self::Capture | Self::Sweep | Self::Heads | Self::Paths | Self::Decode | Self::DecodePlan => {
-                true
-            }
+            Self::Forward
+            | Self::Capture
+            | Self::Sweep
+            | Self::Heads
+            | Self::Paths
+            | Self::Decode
+            | Self::DecodePlan => true,
         }
     }
 
