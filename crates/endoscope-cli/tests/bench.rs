@@ -4,14 +4,8 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-
 use common::*;
 use serde_json::Value;
-
-fn organism() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../organisms/induction")
-}
 
 fn positive(value: &Value) -> bool {
     value.as_f64().is_some_and(|number| number.is_finite() && number > 0.)

@@ -105,3 +105,20 @@ fn the_largest_counts_end_at_the_context() {
     let greedy = document(endoscope().args(arguments).args(["5", "--top-k", &most, "--temperature", "1e-300"]));
     assert_eq!(greedy["tokens"].as_array().unwrap()[..], found["tokens"].as_array().unwrap()[..5]);
 }
+
+#[test]
+fn neither_threads_nor_their_number_change_the_text_and_fewer_bits_are_taken() {
+    let text = |arguments: &[&str]| {
+        let mut command = endoscope();
+        command.arg("generate").arg(organism());
+        command.args(["--prompt", "ba da fa ga ba da", "--max-tokens", "3", "--json"]);
+        document(command.args(arguments))["tokens"].clone()
+    };
+    let plain = text(&[]);
+    for arguments in [&["--threads", "1"][..], &["--threads", "3"], &["--weights", "bf16"], &["--weights", "int8"]] {
+        assert_eq!(text(arguments), plain, "{arguments:?}");
+    }
+    for (option, value) in [("--threads", "0"), ("--weights", "f8")] {
+        endoscope().arg("generate").arg(organism()).args(["--tokens", "1", option, value]).assert().failure();
+    }
+}

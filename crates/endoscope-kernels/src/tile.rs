@@ -208,7 +208,7 @@ impl Panel for Bytes<'_> {
             let large = simd.transmute_f32s_u32s(simd.or_u32s(byte, simd.splat_u32s(EXPONENT)));
             simd.sub_f32s(large, simd.splat_f32s(8_388_608. + 128.))
         };
-        let numbers = if k % 2 == 0 { [number(0), number(8)] } else { [number(16), number(24)] };
+        let numbers = if k.is_multiple_of(2) { [number(0), number(8)] } else { [number(16), number(24)] };
         [simd.mul_f32s(numbers[0], scales[0]), simd.mul_f32s(numbers[1], scales[1])]
     }
 }
@@ -252,7 +252,7 @@ impl<S: Simd, P: Panel, const M: usize> Columns<S, P, M> {
     /// `M` rows of `a` must have `b.len()` values, and `sums` be valid for `M` rows.
     #[inline(always)]
     unsafe fn run(simd: S, a: Rows<'_>, b: P, sums: Sums) {
-        const { assert!(HALF % S::F32_LANES == 0) };
+        const { assert!(HALF.is_multiple_of(S::F32_LANES)) };
         for lane in (0..HALF).step_by(S::F32_LANES) {
             let start = a.values.as_ptr();
             let cell = |i: usize, half: usize| sums.start.wrapping_add(i * sums.stride + half * HALF + lane);

@@ -35,7 +35,7 @@ fn allowed(path: &str) -> bool {
 fn has_reason(source: &Source, line: usize) -> bool {
     let above: Vec<&str> = source.text.lines().take(line - 1).map(str::trim_start).collect();
     let comment = above.iter().rev().take_while(|text| text.starts_with("//") || text.starts_with("#["));
-    comment.into_iter().any(|text| text.starts_with(REASON) || text == CONTRACT)
+    comment.into_iter().any(|text| text.starts_with(REASON) || *text == CONTRACT)
 }
 
 #[cfg(test)]

@@ -22,6 +22,11 @@ pub fn endoscope() -> Command {
     command
 }
 
+/// The shipped organism.
+pub fn organism() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../organisms/induction")
+}
+
 /// The folder of the small models; the command runs in it, so that `gpt2-odd` is a path.
 pub fn tiny_models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../endoscope-models/tests/goldens")
