@@ -24,7 +24,7 @@
 //!         let mut tap = Tap::new(&prepared, Frame::whole(tokens.rows(), tokens.length()))?;
 //!         let embed = tokens.tensor(&Device::Cpu)?.to_dtype(DType::F32)?.unsqueeze(2)?;
 //!         let embed = tap.at(SiteId(0), embed)?;
-//!         Ok(tap.finish((embed * 2.)?))
+//!         Ok(tap.finish((embed * 2.)?, Work::default()))
 //!     }
 //! }
 //!
