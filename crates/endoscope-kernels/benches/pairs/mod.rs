@@ -1,8 +1,13 @@
 //! Each kernel beside what it replaces, at the sizes of GPT-2 small with 128 tokens.
 
+use std::sync::Arc;
+
 use candle_core::{D, Device, Result, Tensor, Var};
 use candle_nn::ops;
-use endoscope_kernels::{Centre, activation, add_bias, norm, norm_normalize, norm_scale, softmax, top_k};
+use endoscope_kernels::attention::{Heads, KeysValues, Span, attention};
+use endoscope_kernels::{
+    Centre, PackedMatrix, Precision, activation, add_bias, norm, norm_normalize, norm_scale, softmax, top_k,
+};
 
 type Run = Box<dyn Fn() -> Result<Tensor>>;
 
@@ -51,6 +56,44 @@ fn norm_in_parts(x: &[Tensor]) -> Result<Tensor> {
 
 fn sorted(x: &Tensor, k: usize) -> Result<Tensor> {
     x.gather(&x.arg_sort_last_dim(false)?.narrow(1, 0, k)?.contiguous()?, 1)
+}
+
+/// A matrix packed once, and the same in candle.
+fn products(pairs: &mut Vec<Pair>, rows: usize, name: &'static str, precision: Precision) -> Result<()> {
+    let (x, weight) = (random(&[rows, 768])?, random(&[768, 3072])?);
+    let packed = Arc::new(PackedMatrix::from_tensor(&weight, precision)?);
+    let (x, left) = (x.clone(), x);
+    pairs.push(Pair {
+        name,
+        fused: Box::new(move || packed.product(&x, None, None)),
+        candle: Box::new(move || left.matmul(&weight)),
+    });
+    Ok(())
+}
+
+/// Causal attention of 12 heads of 64 over 128 positions, packing of keys and values included.
+fn attentions(pairs: &mut Vec<Pair>) -> Result<()> {
+    const HEADS: Heads = Heads { queries: 12, keys: 12, d_head: 64, scale: 0.125 };
+    let rows = [random(&[128, 768])?, random(&[128, 768])?, random(&[128, 768])?];
+    let [q, k, v] = rows.each_ref().map(|x| x.reshape((128, 12, 64))?.transpose(0, 1)?.contiguous());
+    let (q, k, v) = (q?, k?, v?);
+    let later = |query: usize| (0..128).map(move |key| if key > query { f32::NEG_INFINITY } else { 0. });
+    let mask = Tensor::from_iter((0..128).flat_map(later), &Device::Cpu)?.reshape((128, 128))?;
+    pairs.push(Pair {
+        name: "attention, 12 heads of [128, 64]",
+        fused: Box::new(move || {
+            let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+            let mut own = KeysValues::new(HEADS.keys, HEADS.d_head, 128);
+            own.append(&flat(&rows[1])?, &flat(&rows[2])?);
+            let span = Span { first: 0, queries: 128, past: None, own: &own };
+            Tensor::from_vec(attention(&flat(&rows[0])?, &[span], HEADS), (128, 768), &Device::Cpu)
+        }),
+        candle: Box::new(move || {
+            let scores = (q.matmul(&k.transpose(1, 2)?)? * 0.125)?.broadcast_add(&mask)?;
+            ops::softmax_last_dim(&scores)?.matmul(&v)?.transpose(0, 1)?.contiguous()?.reshape((128, 768))
+        }),
+    });
+    Ok(())
 }
 
 pub fn pairs() -> Result<Vec<Pair>> {
@@ -117,5 +160,10 @@ pub fn pairs() -> Result<Vec<Pair>> {
     );
     pair("top_k 10 of [16, 50257]", value(&logits, |x| Ok(top_k(&x[0], 10)?.0)), value(&logits, |x| sorted(&x[0], 10)));
     pair("top_k 32 of [128, 3072]", value(&mlp, |x| Ok(top_k(&x[0], 32)?.0)), value(&mlp, |x| sorted(&x[0], 32)));
+    products(&mut pairs, 128, "product [128, 768] [768, 3072]", Precision::F32)?;
+    products(&mut pairs, 1, "product [1, 768] [768, 3072]", Precision::F32)?;
+    products(&mut pairs, 1, "the same in bf16", Precision::Bf16)?;
+    products(&mut pairs, 1, "the same in int8", Precision::Int8)?;
+    attentions(&mut pairs)?;
     Ok(pairs)
 }
