@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use endoscope_kernels::Precision;
+use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorView};
+use safetensors::tensor::Metadata;
 
 use crate::error::{Error, Result};
 
@@ -142,23 +143,12 @@ impl WeightFiles {
         if self.depth == Depth::Headers {
             return stand_in(shape).map_err(|error| error.to_string());
         }
-        let mut file = &self.open[entry.file];
-        let length = usize::try_from(entry.bytes.end - entry.bytes.start).map_err(|error| error.to_string())?;
-        let mut bytes = vec![0; length];
-        file.seek(SeekFrom::Start(entry.bytes.start))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|error| format!("`{name}` cannot be read: {error}"))?;
-        let view =
-            TensorView::new(entry.dtype, entry.shape.clone(), &bytes).map_err(|error| format!("`{name}`: {error}"))?;
-        let tensor = candle_core::safetensors::Load::load(&view, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(DType::F32))
-            .map_err(|error| format!("`{name}`: {error}"))?;
-        match first_not_finite(&tensor).map_err(|error| format!("`{name}`: {error}"))? {
-            None => Ok(tensor),
-            Some((index, number)) => {
-                Err(format!("`{name}` holds {number} at flat index {index}; weights must be finite"))
-            }
+        let numbers =
+            numbers(&self.open[entry.file], entry).map_err(|error| format!("`{name}` cannot be read: {error}"))?;
+        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
+            return Err(format!("`{name}` holds {} at flat index {index}; weights must be finite", numbers[index]));
         }
+        Tensor::from_vec(numbers, shape, &Device::Cpu).map_err(|error| format!("`{name}`: {error}"))
     }
 }
 
@@ -193,13 +183,27 @@ fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
     Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
 }
 
-fn first_not_finite(tensor: &Tensor) -> candle_core::Result<Option<(usize, f32)>> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let candle_core::Storage::Cpu(storage) = &*storage else { return Ok(None) };
-    let numbers = storage.as_slice::<f32>()?;
-    let start = layout.start_offset();
-    let numbers = &numbers[start..start + layout.shape().elem_count()];
-    Ok(numbers.iter().position(|number| !number.is_finite()).map(|index| (index, numbers[index])))
+/// How many bytes are read at once: what lies in a cache is converted without another trip to memory.
+const PIECE: usize = 1 << 18;
+
+/// The numbers of a tensor as f32, read piece by piece: no second copy of it is ever made.
+fn numbers(mut file: &File, entry: &Entry) -> std::io::Result<Vec<f32>> {
+    let mut left = (entry.bytes.end - entry.bytes.start) as usize;
+    let mut numbers = Vec::with_capacity(entry.shape.iter().product());
+    let mut buffer = vec![0; PIECE.min(left)];
+    file.seek(SeekFrom::Start(entry.bytes.start))?;
+    while left > 0 {
+        let piece = &mut buffer[..PIECE.min(left)];
+        file.read_exact(piece)?;
+        match entry.dtype {
+            Dtype::F16 => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32())),
+            Dtype::BF16 => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32())),
+            Dtype::F64 => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32)),
+            _ => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
+        }
+        left -= piece.len();
+    }
+    Ok(numbers)
 }
 
 fn no_weights(directory: &Path) -> Error {

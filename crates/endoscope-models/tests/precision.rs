@@ -23,7 +23,7 @@ fn fewer_bits_move_the_logits_by_no_more_than_is_said() {
         let exact = open(Precision::F32);
         let mean = exact.iter().sum::<f32>() / exact.len() as f32;
         let spread = (exact.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / exact.len() as f32).sqrt();
-        for (precision, bound) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.1)] {
+        for (precision, bound) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.15)] {
             let moved = open(precision).iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0., f32::max) / spread;
             println!("{name} {precision:?}: {moved:e}");
             // It moves, or nothing was packed; and not far.
