@@ -16,7 +16,7 @@ use endoscope_net::{
 use crate::decoder::{Decoder, in_pool, tokens_of};
 use crate::pass::{End, Memory, Pass, first_read};
 
-/// What a base run keeps for its branches, each `[s, d]` as it was before edits of the site itself.
+/// What a base run keeps for its branches: streams `[s, d]`, but for the last as they were before edits of the site itself.
 struct State {
     /// The residual stream before each layer.
     starts: Vec<Tensor>,
@@ -24,6 +24,8 @@ struct State {
     middles: Vec<Tensor>,
     /// And after it.
     ends: Vec<Tensor>,
+    /// After all layers, as the unembedding reads it.
+    last: Tensor,
     keys_values: Vec<KeysValues>,
     /// The plan of the base run itself.
     plan: Plan,
@@ -131,8 +133,9 @@ impl Resume for Decoder {
                 ends.push(pass.stream.clone());
                 pass.reach_end(layer)?;
             }
+            let last = pass.stream.clone();
             let run = pass.finish()?.remove(0);
-            let state = State { starts, middles, ends, keys_values, plan: plan.clone() };
+            let state = State { starts, middles, ends, last, keys_values, plan: plan.clone() };
             Ok(Base { inputs: inputs.clone(), run, state: Box::new(state) })
         })
     }
@@ -420,24 +423,12 @@ impl Decoder {
             join(&mut pass, Place::end(layer), &state.ends[layer])?;
             pass.reach_end(layer)?;
         }
-        // As the base run's last layer left it: its own edits there included.
-        let last = self.after_edits(state, tokens.length())?;
-        join(&mut pass, Place::start(self.spec.layers), &last)?;
+        join(&mut pass, Place::start(self.spec.layers), &state.last)?;
         let runs = match stop {
             Some(_) => pass.finish_unread()?,
-            None => pass.finish_over(&last)?,
+            None => pass.finish_over(&state.last)?,
         };
         Ok(order.into_iter().zip(runs).collect())
-    }
-
-    /// The base run's final residual stream with the edits that it made there.
-    fn after_edits(&self, state: &State, length: usize) -> Result<Tensor> {
-        let last = self.spec.layers - 1;
-        let shared = Plan { captures: Vec::new(), ..state.plan.clone() };
-        let prepared = Prepared::new(self.sites(), &shared)?;
-        let mut taps = Taps::default();
-        taps.push(Tap::new(&prepared, Frame::whole(1, length))?);
-        taps.at(self.sites.layers[last].resid_post, state.ends[last].clone())
     }
 
     /// The tap and the rows that a branch joins with.

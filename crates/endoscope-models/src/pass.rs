@@ -166,7 +166,7 @@ impl<'p, 'm> Pass<'p, 'm> {
             Some(rotary) => self.taps.at(sites.rot_k, rotary.rotate(&k, &self.positions())?)?,
             None => k,
         };
-        // What each sequence sees: (its keys' rows, their number) as they are before rows are left out.
+        // Whose keys these are, before rows are left out.
         let sequences = self.sequences();
         let x = match layer + 1 == self.decoder.spec.layers {
             true => self.leave_out(x)?,
@@ -507,11 +507,10 @@ impl Decoder {
         for End { mut tap, stream } in ends {
             let frame = *tap.frame();
             let columns = tap.output_columns(self.spec.vocabulary)?;
-            let rows = match self.end_rows(&tap)? {
-                EndRows::Read(positions) => positions,
-                EndRows::From(first) => (first..frame.length).collect(),
+            let (rows, exact): (Vec<usize>, bool) = match self.end_rows(&tap)? {
+                EndRows::Read(positions) => (positions, true),
+                EndRows::From(first) => ((first..frame.length).collect(), false),
             };
-            let exact = matches!(self.end_rows(&tap)?, EndRows::Read(_));
             let offset = frame.offset + if exact { 0 } else { rows.first().copied().unwrap_or(0) };
             streams.push(match rows.len() == frame.length && !exact {
                 true => stream,
