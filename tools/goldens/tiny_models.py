@@ -1,6 +1,6 @@
 """The tiny random models; each switch that can change the numbers is turned in one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from transformers.pytorch_utils import Conv1D
 class Recipe:
     """One model: configuration, lengths of its goldens, how it is filled and saved."""
 
-    config: GPT2Config | LlamaConfig
+    config: Any  # a PreTrainedConfig, whose keys differ by family
     lengths: tuple[int, ...] = (1, 2, 37)
     attention_gain: float = 1.3
     dtype: torch.dtype = torch.float32
     shard_size: str = "1GB"
+    switches: str = ""  # what this model turns, for the table of families
+    # Keys of the configuration with values that must change the numbers.
+    without: dict[str, Any] = field(default_factory=dict)
 
 
 RECIPES = {
@@ -128,21 +131,17 @@ RECIPES = {
 }
 
 
+# Projections to queries and keys, some of them with values.
+TO_ATTENTION = ("c_attn", "q_proj", "k_proj", "query_key_value", "qkv_proj")
+ROUTER_GAIN = 2.0  # so that the choice of experts is uneven
+
+
 def save(recipe: Recipe, folder: Path, seed: int) -> None:
     """Writes the Hugging Face directory of a recipe."""
     config = recipe.config
     model: Any = AutoModelForCausalLM.from_config(config)
     fill(model, recipe.attention_gain, torch.Generator().manual_seed(seed))
     model.to(recipe.dtype).save_pretrained(folder, max_shard_size=recipe.shard_size)
-
-
-def load(folder: Path) -> PreTrainedModel:
-    """The model of a directory as the reference runs it: float32, eager, no dropout."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
-    model.train(False)
-    return model
 
 
 @torch.no_grad()
@@ -154,14 +153,18 @@ def fill(
     def random(like: Tensor, scale: float) -> Tensor:
         return scale * torch.randn(like.shape, generator=generator)
 
+    # Gemma's norms multiply by 1 + weight.
+    norm_weight = 0.0 if model.config.model_type.startswith("gemma") else 1.0
+    left = {name for name, _ in model.named_parameters()}
     for name, module in model.named_modules():
+        left -= {f"{name}.weight", f"{name}.bias"}
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
         if isinstance(bias, nn.Parameter):
             bias.copy_(random(bias, 0.3))
         if not isinstance(weight, nn.Parameter):
             continue
         if weight.ndim == 1:
-            weight.copy_(1.0 + random(weight, 0.3))
+            weight.copy_(norm_weight + random(weight, 0.3))
         elif isinstance(module, nn.Embedding):
             weight.copy_(random(weight, 2.0 / sqrt(weight.shape[1])))
         elif name == "lm_head":
@@ -169,6 +172,11 @@ def fill(
                 weight.copy_(random(weight, 2.0 / sqrt(weight.shape[1])))
         else:
             fan_in = weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
-            projects_to_attention = name.endswith(("c_attn", "q_proj", "k_proj"))
-            gain = attention_gain if projects_to_attention else 1.0
+            gain = attention_gain if name.endswith(TO_ATTENTION) else 1.0
+            if name.endswith("mlp.gate"):
+                gain = ROUTER_GAIN
             weight.copy_(random(weight, gain / sqrt(fan_in)))
+    for name in sorted(left):  # experts, three axes in one tensor: [expert, out, in]
+        parameter = model.get_parameter(name)
+        assert parameter.ndim == 3, f"{name} was not filled"
+        parameter.copy_(random(parameter, 1.0 / sqrt(parameter.shape[-1])))
