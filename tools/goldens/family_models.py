@@ -46,6 +46,8 @@ SMALL: dict[str, Any] = NO_SPECIAL | {
     "max_position_embeddings": 48,
 }
 GROUPED = SMALL | {"num_key_value_heads": 2}
+FALCON = SMALL | {"hidden_size": 24}
+del FALCON["intermediate_size"]  # Falcon's is ffn_hidden_size
 WIDE = GROUPED | {"head_dim": 6}  # n_heads * d_head is not d_model
 
 
@@ -76,6 +78,7 @@ FAMILY_RECIPES = {
         ),
         "parallel, a quarter rotary, biases, untied",
         lengths=(1, LENGTH),
+        without={"use_parallel_residual": False, "hidden_act": "relu"},
     ),
     "gpt_neox-sequential": recipe(
         GPTNeoXConfig(
@@ -88,6 +91,7 @@ FAMILY_RECIPES = {
             layer_norm_eps=1e-3,
         ),
         "sequential, 0.8 rotary with base 500, no attention bias, tied",
+        without={"use_parallel_residual": True, "layer_norm_eps": 1e-1},
     ),
     "gptj-odd": recipe(
         GPTJConfig(
@@ -103,6 +107,7 @@ FAMILY_RECIPES = {
         ),
         "half rotary, inner width set, bias of the unembedding",
         lengths=(1, LENGTH),
+        without={"rotary_dim": 8},
     ),
     "gptj-full": recipe(
         GPTJConfig(
@@ -130,6 +135,13 @@ FAMILY_RECIPES = {
         "soft-caps, sliding window in the even layers, attention scale not of d_head",
         lengths=(1, LENGTH),
         attention_gain=2.0,
+        without={
+            "query_pre_attn_scalar": 6,
+            "sliding_window": 7,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
     ),
     "gemma2-plain": recipe(
         Gemma2Config(
@@ -154,6 +166,7 @@ FAMILY_RECIPES = {
         ),
         "sliding window in every layer, d_head free",
         lengths=(1, LENGTH),
+        without={"sliding_window": None, "rms_norm_eps": 1e-5},
     ),
     "mistral-full": recipe(
         MistralConfig(
@@ -175,6 +188,7 @@ FAMILY_RECIPES = {
         ),
         "2 of 5 experts",
         lengths=(1, LENGTH),
+        without={"num_experts_per_tok": 3},
     ),
     "mixtral-sharded": recipe(
         MixtralConfig(
@@ -187,6 +201,7 @@ FAMILY_RECIPES = {
         ),
         "3 of 4 experts, sliding window, in shards",
         shard_size="16KB",
+        without={"num_experts_per_tok": 2, "sliding_window": None},
     ),
     "qwen2-odd": recipe(
         Qwen2Config(
@@ -210,6 +225,10 @@ FAMILY_RECIPES = {
             rope_parameters=rope(500.0),
         ),
         "sliding window from layer 1 on, tied",
+        without={
+            "sliding_window": 6,
+            "layer_types": ["full_attention"] * 3,
+        },
     ),
     "qwen2-yarn": recipe(
         Qwen2Config(
@@ -217,6 +236,7 @@ FAMILY_RECIPES = {
             rope_parameters=rope(100.0, "yarn", **YARN),
         ),
         "yarn",
+        without={"rope_parameters": rope(100.0)},
     ),
     "qwen2-bf16": recipe(
         Qwen2Config(
@@ -248,6 +268,7 @@ FAMILY_RECIPES = {
             rope_parameters=rope(500.0),
         ),
         "layer_types with a sliding window in layer 0, attention bias",
+        without={"layer_types": ["full_attention"] * 2},
     ),
     "opt-odd": recipe(
         OPTConfig(
@@ -261,6 +282,7 @@ FAMILY_RECIPES = {
         ),
         "learned positions from row 2 on, biases, relu, tied",
         lengths=(1, LENGTH),
+        without={"activation_function": "gelu"},
     ),
     "opt-plain": recipe(
         OPTConfig(
@@ -277,5 +299,463 @@ FAMILY_RECIPES = {
             tie_word_embeddings=False,
         ),
         "no biases, norms without weights, gelu, untied",
+    ),
+    "falcon-7b": recipe(
+        FalconConfig(
+            **FALCON,
+            multi_query=True,
+            parallel_attn=True,
+            new_decoder_architecture=False,
+            alibi=False,
+            bias=False,
+            layer_norm_epsilon=1e-5,
+            rope_parameters=rope(10000.0),
+        ),
+        "one key/value head, parallel with one norm, inner width 4 x d_model, tied",
+        lengths=(1, LENGTH),
+    ),
+    "falcon-40b": recipe(
+        FalconConfig(
+            **FALCON,
+            num_kv_heads=2,
+            new_decoder_architecture=True,
+            multi_query=True,
+            parallel_attn=True,
+            num_ln_in_parallel_attn=None,
+            bias=False,
+            ffn_hidden_size=28,
+            layer_norm_epsilon=1e-3,
+            rope_parameters=rope(500.0),
+        ),
+        "new decoder architecture: two key/value heads, parallel with two norms",
+        lengths=(1, LENGTH),
+    ),
+    "falcon-11b": recipe(
+        FalconConfig(
+            **FALCON,
+            num_kv_heads=2,
+            new_decoder_architecture=True,
+            multi_query=True,
+            parallel_attn=True,
+            num_ln_in_parallel_attn=1,
+            bias=True,
+            ffn_hidden_size=28,
+            activation="relu",
+            tie_word_embeddings=False,
+            rope_parameters=rope(500042.0),
+        ),
+        "new decoder architecture, parallel with one norm, biases, relu, untied",
+        without={"activation": "gelu"},
+    ),
+    "falcon-alibi": recipe(
+        FalconConfig(
+            **FALCON | {"num_attention_heads": 6},
+            alibi=True,
+            multi_query=False,
+            parallel_attn=False,
+            new_decoder_architecture=False,
+            bias=True,
+            ffn_hidden_size=28,
+        ),
+        "ALiBi with 6 heads (its slopes are rounded to bfloat16), sequential, biases",
+        lengths=(1, LENGTH),
+        without={"alibi": False},
+    ),
+    "phi-odd": recipe(
+        PhiConfig(
+            **GROUPED | {"hidden_size": 32},
+            layer_norm_eps=1e-3,
+            rope_parameters=rope(10000.0, partial_rotary_factor=0.5),
+        ),
+        "parallel with one norm, half rotary, biases, grouped heads, untied",
+        lengths=(1, LENGTH),
+        without={"layer_norm_eps": 1e-5},
+    ),
+    "phi-qk_layernorm": recipe(
+        PhiConfig(
+            **SMALL | {"hidden_size": 24, "num_attention_heads": 3},
+            qk_layernorm=True,
+            hidden_act="gelu",
+            tie_word_embeddings=True,
+            rope_parameters=rope(500.0, partial_rotary_factor=0.25),
+        ),
+        "layer norms of queries and keys by head, a quarter rotary, tied",
+    ),
+    "olmo2-odd": recipe(
+        Olmo2Config(
+            **GROUPED | {"hidden_size": 24},
+            rms_norm_eps=1e-3,
+            rope_parameters=rope(500000.0),
+        ),
+        "norms after attention and MLP only, of whole queries and keys, untied",
+        lengths=(1, LENGTH),
+        without={"rms_norm_eps": 1e-5},
+    ),
+    "olmo2-bias": recipe(
+        Olmo2Config(
+            **SMALL | {"hidden_size": 16, "num_attention_heads": 2},
+            attention_bias=True,
+            tie_word_embeddings=True,
+            rope_parameters=rope(100.0),
+        ),
+        "attention bias, as many key/value heads as heads, tied",
+    ),
+    "olmo-odd": recipe(
+        OlmoConfig(**GROUPED | {"hidden_size": 24}, rope_parameters=rope(10000.0)),
+        "norms without weights, no clipping, grouped heads, untied",
+        lengths=(1, LENGTH),
+    ),
+    "olmo-clip_qkv": recipe(
+        OlmoConfig(
+            **SMALL | {"hidden_size": 16},
+            clip_qkv=0.9,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            rope_parameters=rope(500.0),
+        ),
+        "queries, keys and values clipped, attention bias, tied",
+        without={"clip_qkv": None},
+    ),
+    "llama-linear": recipe(
+        LlamaConfig(**WIDE, rope_parameters=rope(10000.0, "linear", factor=4.0)),
+        "linear rope scaling",
+        without={"rope_parameters": rope(10000.0)},
+    ),
+    "llama-llama3": recipe(
+        LlamaConfig(
+            **WIDE | {"head_dim": 10},
+            tie_word_embeddings=True,
+            rope_parameters=rope(500.0, "llama3", **LLAMA3),
+        ),
+        "llama3 rope scaling with frequencies of all three kinds, tied",
+        without={"rope_parameters": rope(500.0)},
+    ),
+    "llama-yarn": recipe(
+        LlamaConfig(
+            **WIDE | {"head_dim": 12},
+            rope_parameters=rope(
+                50.0,
+                "yarn",
+                factor=3.0,
+                original_max_position_embeddings=16,
+                attention_factor=0.8,
+                beta_fast=4.0,
+                beta_slow=0.5,
+                truncate=False,
+            ),
+        ),
+        "yarn with its attention factor, both betas and without truncation",
+        without={
+            "rope_parameters": rope(
+                50.0,
+                "yarn",
+                factor=3.0,
+                original_max_position_embeddings=16,
+                attention_factor=0.8,
+                beta_fast=4.0,
+                beta_slow=0.5,
+            )
+        },
+    ),
+    "llama-f16": recipe(
+        LlamaConfig(**WIDE, mlp_bias=True, rope_parameters=rope(10000.0)),
+        "saved in float16, biases of the MLP alone",
+        dtype=torch.float16,
+    ),
+    "qwen3_moe-odd": recipe(
+        Qwen3MoeConfig(
+            **WIDE | {"num_hidden_layers": 3},
+            moe_intermediate_size=10,
+            num_experts=5,
+            num_experts_per_tok=2,
+            norm_topk_prob=True,
+            decoder_sparse_step=1,
+            mlp_only_layers=[1],
+            rms_norm_eps=1e-6,
+            rope_parameters=rope(1e6),
+        ),
+        "2 of 5 experts whose weights are made to sum to 1, layer 1 dense",
+        lengths=(1, LENGTH),
+        without={"norm_topk_prob": False},
+    ),
+    "qwen3_moe-sparse_step": recipe(
+        Qwen3MoeConfig(
+            **WIDE,
+            moe_intermediate_size=12,
+            num_experts=4,
+            num_experts_per_tok=2,
+            norm_topk_prob=False,
+            decoder_sparse_step=2,
+            use_sliding_window=True,
+            sliding_window=5,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            rms_norm_eps=1e-3,
+            rope_parameters=rope(500.0),
+        ),
+        "weights of the experts left as they are, layer 0 dense, sliding window, tied",
+        without={"norm_topk_prob": True, "sliding_window": None},
+    ),
+    "gemma-odd": recipe(
+        GemmaConfig(
+            **WIDE | {"num_key_value_heads": 1},
+            rms_norm_eps=1e-3,
+            rope_parameters=rope(10000.0),
+        ),
+        "embedding times sqrt(d_model), norms times 1 + weight, one key/value head",
+        lengths=(1, LENGTH),
+    ),
+    "gemma-gelu": recipe(
+        GemmaConfig(
+            **GROUPED,
+            head_dim=8,
+            hidden_act="relu",
+            attention_bias=True,
+            tie_word_embeddings=False,
+            rope_parameters=rope(500.0),
+        ),
+        "relu, attention bias, untied",
+        without={"hidden_act": "gelu_pytorch_tanh"},
+    ),
+    "gemma3_text-odd": recipe(
+        Gemma3TextConfig(
+            **WIDE | {"num_hidden_layers": 3},
+            query_pre_attn_scalar=9,
+            sliding_window=5,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            final_logit_softcapping=2.5,
+            rms_norm_eps=1e-3,
+            rope_parameters={
+                "sliding_attention": rope(100.0),
+                "full_attention": rope(10000.0, "linear", factor=8.0),
+            },
+        ),
+        "two ropes, one scaled, sliding window in two layers, soft-capped logits",
+        lengths=(1, LENGTH),
+        without={
+            "final_logit_softcapping": None,
+            "sliding_window": 7,
+            "rope_parameters": {
+                "sliding_attention": rope(100.0),
+                "full_attention": rope(10000.0),
+            },
+        },
+    ),
+    "gemma3_text-plain": recipe(
+        Gemma3TextConfig(
+            **GROUPED | {"num_key_value_heads": 1},
+            head_dim=8,
+            query_pre_attn_scalar=8,
+            sliding_window=32,
+            attention_bias=True,
+            tie_word_embeddings=False,
+        ),
+        "default ropes and layer types, window wider than the run, bias, untied",
+    ),
+    "phi3-longrope": recipe(
+        Phi3Config(
+            **GROUPED | {"hidden_size": 32, "max_position_embeddings": 64},
+            original_max_position_embeddings=16,
+            rms_norm_eps=1e-3,
+            rope_parameters=rope(
+                10000.0,
+                "longrope",
+                short_factor=[1.1, 1.7, 1.3],
+                long_factor=[2.5, 3.5, 7.0],
+                partial_rotary_factor=0.75,
+                original_max_position_embeddings=16,
+            ),
+        ),
+        "longrope with its short factors and attention factor, 0.75 rotary",
+        lengths=(1, LENGTH),
+        without={
+            "rope_parameters": rope(
+                10000.0,
+                "longrope",
+                short_factor=[1.1, 1.7, 1.3],
+                long_factor=[2.5, 3.5, 7.0],
+                partial_rotary_factor=0.75,
+                original_max_position_embeddings=16,
+                attention_factor=1.0,
+            )
+        },
+    ),
+    "phi3-sliding": recipe(
+        Phi3Config(
+            **SMALL | {"hidden_size": 24},
+            sliding_window=5,
+            tie_word_embeddings=True,
+            rope_parameters=rope(500.0),
+        ),
+        "sliding window, whole heads rotary, as many key/value heads as heads, tied",
+        without={"sliding_window": None},
+    ),
+    "stablelm-parallel": recipe(
+        StableLmConfig(
+            **GROUPED | {"hidden_size": 32},
+            use_parallel_residual=True,
+            qk_layernorm=True,
+            use_qkv_bias=True,
+            layer_norm_eps=1e-3,
+            rope_parameters=rope(10000.0, partial_rotary_factor=0.25),
+        ),
+        "parallel with one norm, a norm for each head of queries and keys, qkv bias",
+        lengths=(1, LENGTH),
+        without={"layer_norm_eps": 1e-5},
+    ),
+    "stablelm-sequential": recipe(
+        StableLmConfig(
+            **GROUPED | {"hidden_size": 32},
+            use_parallel_residual=False,
+            qk_layernorm=False,
+            use_qkv_bias=False,
+            tie_word_embeddings=True,
+            rope_parameters=rope(500.0, partial_rotary_factor=0.5),
+        ),
+        "sequential, no norms of queries and keys, no biases, half rotary, tied",
+    ),
+    "gpt_neo-local": recipe(
+        GPTNeoConfig(
+            **NO_SPECIAL,
+            num_layers=2,
+            hidden_size=20,
+            num_heads=5,
+            intermediate_size=28,
+            attention_types=[[["global", "local"], 1]],
+            window_size=4,
+            layer_norm_epsilon=1e-3,
+            vocab_size=31,
+            max_position_embeddings=40,
+        ),
+        "scores unscaled, a window of 4 in layer 1, learned positions, tied",
+        lengths=(1, LENGTH),
+        attention_gain=0.7,
+        without={"window_size": 6},
+    ),
+    "gpt_neo-global": recipe(
+        GPTNeoConfig(
+            **NO_SPECIAL,
+            num_layers=2,
+            hidden_size=16,
+            num_heads=2,
+            attention_types=[[["global"], 2]],
+            window_size=4,
+            activation_function="relu",
+            tie_word_embeddings=False,
+            vocab_size=29,
+            max_position_embeddings=24,
+        ),
+        "every layer global, inner width 4 x d_model, relu, untied",
+        attention_gain=0.7,
+    ),
+    "gpt_bigcode-multi_query": recipe(
+        GPTBigCodeConfig(
+            **NO_SPECIAL,
+            n_layer=2,
+            n_embd=20,
+            n_head=5,
+            n_inner=28,
+            multi_query=True,
+            layer_norm_epsilon=1e-3,
+            vocab_size=31,
+            n_positions=40,
+        ),
+        "one key/value head, inner width set, tied",
+        lengths=(1, LENGTH),
+    ),
+    "gpt_bigcode-multi_head": recipe(
+        GPTBigCodeConfig(
+            **NO_SPECIAL,
+            n_layer=2,
+            n_embd=16,
+            n_head=4,
+            multi_query=False,
+            scale_attn_weights=False,
+            activation_function="relu",
+            tie_word_embeddings=False,
+            vocab_size=29,
+            n_positions=24,
+        ),
+        "q, k and v of each head together, scores unscaled, relu, untied",
+        attention_gain=0.7,
+        without={"scale_attn_weights": True},
+    ),
+    "starcoder2-odd": recipe(
+        Starcoder2Config(
+            **GROUPED | {"hidden_size": 24},
+            sliding_window=5,
+            use_bias=True,
+            norm_epsilon=1e-3,
+            rope_parameters=rope(10000.0),
+        ),
+        "biases, sliding window, layer norms, tied",
+        lengths=(1, LENGTH),
+        without={"sliding_window": None, "norm_epsilon": 1e-5},
+    ),
+    "starcoder2-plain": recipe(
+        Starcoder2Config(
+            **GROUPED | {"hidden_size": 16},
+            sliding_window=None,
+            use_bias=False,
+            hidden_act="gelu",
+            tie_word_embeddings=False,
+            rope_parameters=rope(500.0),
+        ),
+        "no biases, no window, gelu, untied",
+    ),
+    "smollm3-odd": recipe(
+        SmolLM3Config(
+            **GROUPED | {"hidden_size": 24, "num_hidden_layers": 3},
+            no_rope_layers=[1, 0, 1],
+            rms_norm_eps=1e-3,
+            rope_parameters=rope(500.0),
+        ),
+        "no rotary positions in layer 1, tied",
+        lengths=(1, LENGTH),
+        without={"no_rope_layers": [1, 1, 1]},
+    ),
+    "smollm3-sliding": recipe(
+        SmolLM3Config(
+            **GROUPED | {"hidden_size": 16},
+            no_rope_layer_interval=2,
+            use_sliding_window=True,
+            sliding_window=5,
+            attention_bias=True,
+            mlp_bias=True,
+            tie_word_embeddings=False,
+            rope_parameters=rope(10000.0),
+        ),
+        "every second layer without rotary positions but with a window, biases, untied",
+        without={"layer_types": ["full_attention"] * 2},
+    ),
+    "granite-odd": recipe(
+        GraniteConfig(
+            **GROUPED | {"hidden_size": 24},
+            embedding_multiplier=3.0,
+            logits_scaling=2.5,
+            residual_multiplier=0.6,
+            attention_multiplier=0.25,
+            rms_norm_eps=1e-3,
+            tie_word_embeddings=True,
+            rope_parameters=rope(10000.0),
+        ),
+        "all four multipliers, tied",
+        lengths=(1, LENGTH),
+        without={
+            "embedding_multiplier": 1.0,
+            "logits_scaling": 1.0,
+            "residual_multiplier": 1.0,
+            "attention_multiplier": 1.0,
+        },
+    ),
+    "granite-plain": recipe(
+        GraniteConfig(
+            **GROUPED | {"hidden_size": 16},
+            attention_bias=True,
+            mlp_bias=True,
+            rope_parameters=rope(500.0),
+        ),
+        "no multipliers (scores unscaled), biases, untied",
+        attention_gain=0.7,
     ),
 }
