@@ -12,12 +12,12 @@ from zlib import crc32
 
 import metrics
 import torch
-from family_models import FAMILY_RECIPES, LENGTH
 from places import CAUSAL, MODELS, ROOT, STORIES
+from recipes import LENGTH, Recipe
 from safetensors.torch import save_file
 from site_gradients import gradients
 from sites import Sites, all_sites, load
-from tiny_models import RECIPES, Recipe, save
+from tiny_models import FAMILY_RECIPES, RECIPES, save
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.testing import assert_close
@@ -72,7 +72,7 @@ def make_models() -> None:
 
 
 def make_families() -> None:
-    """A tiny model for each switch of each family, and what the table of families says."""
+    """Tiny models of every family, and what each of them turns."""
     for name, recipe in FAMILY_RECIPES.items():
         make_model(name, recipe, crc32(name.encode()))
         check_switches(name, recipe)

@@ -1,11 +1,13 @@
 """The tiny random models; each switch that can change the numbers is turned in one."""
 
-from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+from gated_models import GATED_RECIPES
+from plain_models import PLAIN_RECIPES
+from recipes import Recipe
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -14,21 +16,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.pytorch_utils import Conv1D
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One model: configuration, lengths of its goldens, how it is filled and saved."""
-
-    config: Any  # a PreTrainedConfig, whose keys differ by family
-    lengths: tuple[int, ...] = (1, 2, 37)
-    attention_gain: float = 1.3
-    dtype: torch.dtype = torch.float32
-    shard_size: str = "1GB"
-    switches: str = ""  # what this model turns, for the table of families
-    # Keys of the configuration with values that must change the numbers.
-    without: dict[str, Any] = field(default_factory=dict)
-
 
 RECIPES = {
     "gpt2-odd": Recipe(
@@ -43,7 +30,8 @@ RECIPES = {
             layer_norm_epsilon=1e-5,
             bos_token_id=None,
             eos_token_id=None,
-        )
+        ),
+        switches="tied, d_head 4, inner width set",
     ),
     "gpt2-switches": Recipe(
         GPT2Config(
@@ -59,7 +47,8 @@ RECIPES = {
             tie_word_embeddings=False,
             bos_token_id=0,
             eos_token_id=0,
-        )
+        ),
+        switches="exact gelu, eps 1e-3, scores divided by layer number, untied",
     ),
     "gpt2-relu": Recipe(
         GPT2Config(
@@ -74,7 +63,8 @@ RECIPES = {
             eos_token_id=0,
         ),
         lengths=(7,),
-        attention_gain=0.6,  # unscaled scores must not saturate the softmax
+        attention_gain=0.6,  # unscaled scores must not saturate the softmax,
+        switches="relu, scores unscaled",
     ),
     "llama-grouped": Recipe(
         LlamaConfig(
@@ -93,7 +83,8 @@ RECIPES = {
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             bos_token_id=1,
             eos_token_id=[2, 3],
-        )
+        ),
+        switches="grouped heads, d_head free, attention and MLP biases, untied",
     ),
     "llama-sharded": Recipe(
         LlamaConfig(
@@ -111,6 +102,7 @@ RECIPES = {
             rope_parameters={"rope_type": "default", "rope_theta": 500.0},
         ),
         shard_size="40KB",
+        switches="tanh gelu, base 500, eps 1e-3, tied, in shards",
     ),
     "llama-bf16": Recipe(
         LlamaConfig(
@@ -127,9 +119,13 @@ RECIPES = {
         ),
         lengths=(7,),
         dtype=torch.bfloat16,
+        switches="saved in bfloat16",
     ),
 }
 
+
+# Each switch is on in one model and off in another.
+FAMILY_RECIPES = PLAIN_RECIPES | GATED_RECIPES
 
 # Projections to queries and keys, some of them with values.
 TO_ATTENTION = ("c_attn", "q_proj", "k_proj", "query_key_value", "qkv_proj")

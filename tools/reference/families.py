@@ -7,8 +7,8 @@ has not. All but `layers`, `embedding`, `positions` and `final_norm` are within 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-# How a fused projection holds queries, keys and values: all queries, then all keys, then
-# all values; or for each key/value head its queries, its key and its value.
+# How a fused projection holds queries, keys and values: all queries, then all keys,
+# then all values; or for each key/value head its queries, its key and its value.
 Fused = Literal["blocks", "groups"]
 
 

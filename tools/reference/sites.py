@@ -2,15 +2,15 @@
 
     python sites.py MODEL_DIR --tokens "[[1, 2, 3], [4, 5]]" --out OUT.safetensors
 
-runs each row of tokens alone, in float32 with eager attention, and writes `ROW/SITE` for
-every site and `ROW/tokens`. It prints one line of JSON with the versions. Exit code 2: the
-family is not known here. Needs torch, transformers >= 5 and safetensors; loads only
-safetensors and runs no code that comes with a model.
+runs each row of tokens alone, in float32 with eager attention, and writes `ROW/SITE`
+for every site and `ROW/tokens`. It prints one line of JSON with the versions. Exit code
+2: the family is not known here. Needs torch, transformers >= 5 and safetensors; loads
+only safetensors and runs no code that comes with a model.
 
-What a submodule reads or writes is kept as it is, as are the scores, the pattern and the
-rotated queries and keys, see watching.py. Only what nothing in the model holds is computed
-here (norm scales, each head's result, the choice of experts), and each such value is checked
-against the nearest thing that the model does hold.
+What a submodule reads or writes is kept as it is, as are the scores, the pattern and
+the rotated queries and keys, see watching.py. Only what nothing in the model holds is
+computed here (norm scales, each head's result, the softmax over experts), and each such
+value is checked against the nearest thing that the model does hold.
 
 `hook_normalized` is the value before the norm's weight and bias, for `ln_final` too.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import FAMILIES, Family
+from families import FAMILIES, Family, Fused
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -102,7 +102,7 @@ def all_sites(model: PreTrainedModel, tokens: Tensor) -> Sites:
 
 
 def kept_in_layer(kept: Sites, index: int) -> Sites:
-    """What was kept in one layer, as [1, position, …]: OPT and routers drop the batch."""
+    """What was kept in one layer, as [1, position, …]; some modules see no batch."""
     prefix = f"{index}."
     return {
         name.removeprefix(prefix): value if value.ndim > 2 else value.unsqueeze(0)
@@ -127,15 +127,15 @@ def by_head(value: Tensor, d_head: int) -> Tensor:
     return value.reshape(*value.shape[:2], -1, d_head)
 
 
-def split(fused: Tensor, n_heads: int, d_head: int, how: str) -> tuple[Tensor, ...]:
+def split(fused: Tensor, n_heads: int, d_head: int, how: Fused) -> list[Tensor]:
     """Queries, keys and values [1, position, head, d_head] of one fused projection."""
     heads = by_head(fused, d_head)
     n_kv_heads = (heads.shape[2] - n_heads) // 2
     if how == "blocks":
-        return heads.split((n_heads, n_kv_heads, n_kv_heads), dim=2)
+        return list(heads.split((n_heads, n_kv_heads, n_kv_heads), dim=2))
     grouped = heads.unflatten(2, (n_kv_heads, -1))
-    query, key, value = grouped.split((grouped.shape[3] - 2, 1, 1), dim=3)
-    return query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3)
+    of_group = (grouped.shape[3] - 2, 1, 1)
+    return [part.flatten(2, 3) for part in grouped.split(of_group, dim=3)]
 
 
 def held_sites(model: PreTrainedModel, index: int, kept: Sites) -> Sites:
@@ -410,7 +410,9 @@ def main(arguments: Iterable[str] | None = None) -> int:
         tensors |= {f"{number}/{site}": value for site, value in sites.items()}
     save_file(tensors, options.out)
     versions = {name: version(name) for name in ("torch", "transformers")}
-    print(json.dumps({"model_type": model_type, "rows": len(options.tokens)} | versions))
+    print(
+        json.dumps({"model_type": model_type, "rows": len(options.tokens)} | versions)
+    )
     return 0
 
 

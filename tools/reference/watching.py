@@ -1,9 +1,9 @@
 """Forward hooks that keep what a running model reads and writes, under plain names.
 
-Kept names: `embedding`, `positions`, and for each layer `L.PART.reads` / `.writes`, where
-PART is a field of `Family`, or `layer` for the layer itself. What attention does between
-its projections is seen by watching the calls of torch: `L.query`, `L.key`, `L.value` as
-they are multiplied, `L.scores` before the softmax and `L.pattern` after it.
+Kept names: `PART.reads` and `PART.writes` of the model, `L.PART.reads` and `.writes` of
+layer L. PART is a field of `Family`, or `layer`, or `fused`. What attention does
+between its projections is seen by watching the calls of torch: `L.query`, `L.key` and
+`L.value` as they are multiplied, `L.scores` before the softmax, `L.pattern` after it.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ def parts_of(family: Family, layer: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-class AttentionWatch(TorchFunctionMode):
+class AttentionWatch(TorchFunctionMode):  # type: ignore[misc, unused-ignore]
     """Keeps the two products and the softmax of the attention module that runs."""
 
     def __init__(self, keep: Keep) -> None:
@@ -76,7 +76,9 @@ class AttentionWatch(TorchFunctionMode):
         self.layer, self.awaited = layer, ("scores product", "softmax", "z product")
 
     def leave(self) -> None:
-        assert not self.awaited, f"layer {self.layer} of attention had no {self.awaited}"
+        assert not self.awaited, (
+            f"layer {self.layer} of attention had no {self.awaited}"
+        )
         self.layer = None
 
     def __torch_function__(
@@ -158,9 +160,9 @@ def watched(model: PreTrainedModel, keep: Keep) -> Iterator[None]:
 def biased_once(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of attention in which ALiBi is there once.
 
-    Falcon's eager attention adds `alibi` to scores and then a mask, into which transformers
-    may have put the same biases for the sake of its default attention (SDPA), which
-    adds the mask alone. What the default gives is the model.
+    Falcon's eager attention adds `alibi` to the scores, and then the mask, into which
+    transformers has put the same biases for the sake of its default attention (SDPA),
+    which adds the mask alone. What the default gives is the model.
     """
     alibi, mask = kwargs.get("alibi"), kwargs.get("attention_mask")
     if alibi is None or mask is None:

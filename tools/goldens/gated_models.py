@@ -1,64 +1,26 @@
-"""The tiny random models of the families; each switch is turned on in one, off in one."""
+"""Tiny random models of the families whose MLP is gated, as in Llama."""
 
 from typing import Any
 
 import torch
-from tiny_models import Recipe
+from recipes import GROUPED, LENGTH, SMALL, WIDE, recipe, rope
 from transformers import (
-    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
-    GPTBigCodeConfig,
-    GPTJConfig,
-    GPTNeoConfig,
-    GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
     OlmoConfig,
-    OPTConfig,
     Phi3Config,
-    PhiConfig,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
     SmolLM3Config,
     StableLmConfig,
-    Starcoder2Config,
 )
-
-LENGTH = 13
-
-NO_SPECIAL: dict[str, Any] = {
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-SMALL: dict[str, Any] = NO_SPECIAL | {
-    "num_hidden_layers": 2,
-    "hidden_size": 20,
-    "num_attention_heads": 4,
-    "intermediate_size": 28,
-    "vocab_size": 31,
-    "max_position_embeddings": 48,
-}
-GROUPED = SMALL | {"num_key_value_heads": 2}
-FALCON = SMALL | {"hidden_size": 24}
-del FALCON["intermediate_size"]  # Falcon's is ffn_hidden_size
-WIDE = GROUPED | {"head_dim": 6}  # n_heads * d_head is not d_model
-
-
-def rope(theta: float, rope_type: str = "default", **settings: Any) -> dict[str, Any]:
-    return {"rope_type": rope_type, "rope_theta": theta, **settings}
-
-
-def recipe(config: Any, switches: str, **options: Any) -> Recipe:
-    """Sites of one run of 13 tokens."""
-    return Recipe(config, **({"lengths": (LENGTH,)} | options), switches=switches)
-
 
 YARN: dict[str, Any] = {"factor": 4.0, "original_max_position_embeddings": 12}
 LLAMA3: dict[str, Any] = {
@@ -68,60 +30,7 @@ LLAMA3: dict[str, Any] = {
     "original_max_position_embeddings": 16,
 }
 
-FAMILY_RECIPES = {
-    "gpt_neox-parallel": recipe(
-        GPTNeoXConfig(
-            **SMALL | {"hidden_size": 24, "num_attention_heads": 3},
-            rope_parameters=rope(10000.0, partial_rotary_factor=0.25),
-            hidden_act="gelu",
-            layer_norm_eps=1e-5,
-        ),
-        "parallel, a quarter rotary, biases, untied",
-        lengths=(1, LENGTH),
-        without={"use_parallel_residual": False, "hidden_act": "relu"},
-    ),
-    "gpt_neox-sequential": recipe(
-        GPTNeoXConfig(
-            **SMALL,
-            use_parallel_residual=False,
-            attention_bias=False,
-            tie_word_embeddings=True,
-            rope_parameters=rope(500.0, partial_rotary_factor=0.8),
-            hidden_act="gelu_fast",
-            layer_norm_eps=1e-3,
-        ),
-        "sequential, 0.8 rotary with base 500, no attention bias, tied",
-        without={"use_parallel_residual": True, "layer_norm_eps": 1e-1},
-    ),
-    "gptj-odd": recipe(
-        GPTJConfig(
-            **NO_SPECIAL,
-            n_layer=2,
-            n_head=3,
-            n_embd=24,
-            n_inner=28,
-            rotary_dim=4,
-            vocab_size=31,
-            n_positions=48,
-            layer_norm_epsilon=1e-3,
-        ),
-        "half rotary, inner width set, bias of the unembedding",
-        lengths=(1, LENGTH),
-        without={"rotary_dim": 8},
-    ),
-    "gptj-full": recipe(
-        GPTJConfig(
-            **NO_SPECIAL,
-            n_layer=2,
-            n_head=2,
-            n_embd=16,
-            rotary_dim=8,
-            vocab_size=29,
-            n_positions=32,
-            activation_function="gelu",
-        ),
-        "whole heads rotary, inner width 4 x d_model",
-    ),
+GATED_RECIPES = {
     "gemma2-odd": recipe(
         Gemma2Config(
             **WIDE,
@@ -270,117 +179,6 @@ FAMILY_RECIPES = {
         "layer_types with a sliding window in layer 0, attention bias",
         without={"layer_types": ["full_attention"] * 2},
     ),
-    "opt-odd": recipe(
-        OPTConfig(
-            **NO_SPECIAL,
-            num_hidden_layers=2,
-            hidden_size=20,
-            num_attention_heads=5,
-            ffn_dim=28,
-            vocab_size=31,
-            max_position_embeddings=40,
-        ),
-        "learned positions from row 2 on, biases, relu, tied",
-        lengths=(1, LENGTH),
-        without={"activation_function": "gelu"},
-    ),
-    "opt-plain": recipe(
-        OPTConfig(
-            **NO_SPECIAL,
-            num_hidden_layers=2,
-            hidden_size=18,
-            num_attention_heads=3,
-            ffn_dim=26,
-            vocab_size=29,
-            max_position_embeddings=32,
-            enable_bias=False,
-            layer_norm_elementwise_affine=False,
-            activation_function="gelu",
-            tie_word_embeddings=False,
-        ),
-        "no biases, norms without weights, gelu, untied",
-    ),
-    "falcon-7b": recipe(
-        FalconConfig(
-            **FALCON,
-            multi_query=True,
-            parallel_attn=True,
-            new_decoder_architecture=False,
-            alibi=False,
-            bias=False,
-            layer_norm_epsilon=1e-5,
-            rope_parameters=rope(10000.0),
-        ),
-        "one key/value head, parallel with one norm, inner width 4 x d_model, tied",
-        lengths=(1, LENGTH),
-    ),
-    "falcon-40b": recipe(
-        FalconConfig(
-            **FALCON,
-            num_kv_heads=2,
-            new_decoder_architecture=True,
-            multi_query=True,
-            parallel_attn=True,
-            num_ln_in_parallel_attn=None,
-            bias=False,
-            ffn_hidden_size=28,
-            layer_norm_epsilon=1e-3,
-            rope_parameters=rope(500.0),
-        ),
-        "new decoder architecture: two key/value heads, parallel with two norms",
-        lengths=(1, LENGTH),
-    ),
-    "falcon-11b": recipe(
-        FalconConfig(
-            **FALCON,
-            num_kv_heads=2,
-            new_decoder_architecture=True,
-            multi_query=True,
-            parallel_attn=True,
-            num_ln_in_parallel_attn=1,
-            bias=True,
-            ffn_hidden_size=28,
-            activation="relu",
-            tie_word_embeddings=False,
-            rope_parameters=rope(500042.0),
-        ),
-        "new decoder architecture, parallel with one norm, biases, relu, untied",
-        without={"activation": "gelu"},
-    ),
-    "falcon-alibi": recipe(
-        FalconConfig(
-            **FALCON | {"num_attention_heads": 6},
-            alibi=True,
-            multi_query=False,
-            parallel_attn=False,
-            new_decoder_architecture=False,
-            bias=True,
-            ffn_hidden_size=28,
-        ),
-        "ALiBi with 6 heads (its slopes are rounded to bfloat16), sequential, biases",
-        lengths=(1, LENGTH),
-        without={"alibi": False},
-    ),
-    "phi-odd": recipe(
-        PhiConfig(
-            **GROUPED | {"hidden_size": 32},
-            layer_norm_eps=1e-3,
-            rope_parameters=rope(10000.0, partial_rotary_factor=0.5),
-        ),
-        "parallel with one norm, half rotary, biases, grouped heads, untied",
-        lengths=(1, LENGTH),
-        without={"layer_norm_eps": 1e-5},
-    ),
-    "phi-qk_layernorm": recipe(
-        PhiConfig(
-            **SMALL | {"hidden_size": 24, "num_attention_heads": 3},
-            qk_layernorm=True,
-            hidden_act="gelu",
-            tie_word_embeddings=True,
-            rope_parameters=rope(500.0, partial_rotary_factor=0.25),
-        ),
-        "layer norms of queries and keys by head, a quarter rotary, tied",
-    ),
     "olmo2-odd": recipe(
         Olmo2Config(
             **GROUPED | {"hidden_size": 24},
@@ -465,8 +263,8 @@ FAMILY_RECIPES = {
     "qwen3_moe-odd": recipe(
         Qwen3MoeConfig(
             **WIDE | {"num_hidden_layers": 3},
-            moe_intermediate_size=10,
-            num_experts=5,
+            moe_intermediate_size=8,
+            num_experts=6,
             num_experts_per_tok=2,
             norm_topk_prob=True,
             decoder_sparse_step=1,
@@ -474,7 +272,7 @@ FAMILY_RECIPES = {
             rms_norm_eps=1e-6,
             rope_parameters=rope(1e6),
         ),
-        "2 of 5 experts whose weights are made to sum to 1, layer 1 dense",
+        "2 of 6 experts whose weights are made to sum to 1, layer 1 dense",
         lengths=(1, LENGTH),
         without={"norm_topk_prob": False},
     ),
@@ -613,95 +411,6 @@ FAMILY_RECIPES = {
             rope_parameters=rope(500.0, partial_rotary_factor=0.5),
         ),
         "sequential, no norms of queries and keys, no biases, half rotary, tied",
-    ),
-    "gpt_neo-local": recipe(
-        GPTNeoConfig(
-            **NO_SPECIAL,
-            num_layers=2,
-            hidden_size=20,
-            num_heads=5,
-            intermediate_size=28,
-            attention_types=[[["global", "local"], 1]],
-            window_size=4,
-            layer_norm_epsilon=1e-3,
-            vocab_size=31,
-            max_position_embeddings=40,
-        ),
-        "scores unscaled, a window of 4 in layer 1, learned positions, tied",
-        lengths=(1, LENGTH),
-        attention_gain=0.7,
-        without={"window_size": 6},
-    ),
-    "gpt_neo-global": recipe(
-        GPTNeoConfig(
-            **NO_SPECIAL,
-            num_layers=2,
-            hidden_size=16,
-            num_heads=2,
-            attention_types=[[["global"], 2]],
-            window_size=4,
-            activation_function="relu",
-            tie_word_embeddings=False,
-            vocab_size=29,
-            max_position_embeddings=24,
-        ),
-        "every layer global, inner width 4 x d_model, relu, untied",
-        attention_gain=0.7,
-    ),
-    "gpt_bigcode-multi_query": recipe(
-        GPTBigCodeConfig(
-            **NO_SPECIAL,
-            n_layer=2,
-            n_embd=20,
-            n_head=5,
-            n_inner=28,
-            multi_query=True,
-            layer_norm_epsilon=1e-3,
-            vocab_size=31,
-            n_positions=40,
-        ),
-        "one key/value head, inner width set, tied",
-        lengths=(1, LENGTH),
-    ),
-    "gpt_bigcode-multi_head": recipe(
-        GPTBigCodeConfig(
-            **NO_SPECIAL,
-            n_layer=2,
-            n_embd=16,
-            n_head=4,
-            multi_query=False,
-            scale_attn_weights=False,
-            activation_function="relu",
-            tie_word_embeddings=False,
-            vocab_size=29,
-            n_positions=24,
-        ),
-        "q, k and v of each head together, scores unscaled, relu, untied",
-        attention_gain=0.7,
-        without={"scale_attn_weights": True},
-    ),
-    "starcoder2-odd": recipe(
-        Starcoder2Config(
-            **GROUPED | {"hidden_size": 24},
-            sliding_window=5,
-            use_bias=True,
-            norm_epsilon=1e-3,
-            rope_parameters=rope(10000.0),
-        ),
-        "biases, sliding window, layer norms, tied",
-        lengths=(1, LENGTH),
-        without={"sliding_window": None, "norm_epsilon": 1e-5},
-    ),
-    "starcoder2-plain": recipe(
-        Starcoder2Config(
-            **GROUPED | {"hidden_size": 16},
-            sliding_window=None,
-            use_bias=False,
-            hidden_act="gelu",
-            tie_word_embeddings=False,
-            rope_parameters=rope(500.0),
-        ),
-        "no biases, no window, gelu, untied",
     ),
     "smollm3-odd": recipe(
         SmolLM3Config(
