@@ -31,7 +31,7 @@ def gradients(
     model.zero_grad()
     found: Sites = {}
     for index in range(len(layers_of(model))):
-        sites = held_sites(model, index, kept_in_layer(grads, index))
+        sites = held_sites(model, kept_in_layer(grads, index))
         sites["hook_attn_out"] = sites["hook_attn_out_raw"]
         found |= {f"blocks.{index}.{site}": sites[site] for site in wanted}
     return {name: value.contiguous().clone() for name, value in found.items()}

@@ -4,8 +4,9 @@
 
 runs each row of tokens alone, in float32 with eager attention, and writes `ROW/SITE`
 for every site and `ROW/tokens`. It prints one line of JSON with the versions. Exit code
-2: the family is not known here. Needs torch, transformers >= 5 and safetensors; loads
-only safetensors and runs no code that comes with a model.
+2: this cannot be asked (an unknown family, an old transformers, wrong arguments); 1: it
+failed. Needs torch, transformers and safetensors; loads only safetensors and runs no
+code that comes with a model.
 
 What a submodule reads or writes is kept as it is, as are the scores, the pattern and
 the rotated queries and keys, see watching.py. Only what nothing in the model holds is
@@ -18,7 +19,6 @@ value is checked against the nearest thing that the model does hold.
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,30 +28,46 @@ from families import FAMILIES, Family, Fused
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.utils.logging import disable_progress_bar
-from watching import family_of, layers_of, module_at, parts_of, watched
+from watching import UnknownModelError, family_of, layers_of, needed, parts_of, watched
 
 Sites = dict[str, Tensor]
 
+
+class DisagreementError(Exception):
+    """A value found here is not what the model holds: the tables do not fit it."""
+
+
+OLDEST_TRANSFORMERS = 5
 QUERY_KEY_VALUE = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
+ACTIVATION_KEYS = (
+    "hidden_activation",
+    "hidden_act",
+    "activation_function",
+    "activation",
+)
 NORMS = ("ln1", "ln2", "ln1_post", "ln2_post")
 
-NEAR = {"atol": 1e-5, "rtol": 1e-5}
-SAME = {"atol": 0.0, "rtol": 0.0}
+NEAR = 1e-5  # of the largest value: what float32 loses in sums of another order
+SAME = 0.0
 
 
 def load(folder: Path, **options: Any) -> PreTrainedModel:
     """The model of a directory as the reference runs it: float32, eager, no dropout."""
     options = {"dtype": torch.float32, "attn_implementation": "eager"} | options
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel
+    model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
+        output_loading_info=True,
         **options,
     )
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"weights are missing: {', '.join(missing)}")
     model.train(False)
     return model
 
@@ -70,35 +86,48 @@ def all_sites(model: PreTrainedModel, tokens: Tensor) -> Sites:
     sites: Sites = {"hook_logits": logits}
     sites |= embeddings(family, kept)
     for index, layer in enumerate(layers_of(model)):
-        parts = parts_of(family, layer)
-        of_layer = kept_in_layer(kept, index)
-        found = held_sites(model, index, of_layer)
-        found |= attention_sites(model, index, of_layer, found)
-        found |= head_results(parts["output"], found)
-        found |= stream_sites(model, of_layer, found)
-        for norm in NORMS:
-            if norm in parts and f"{norm}.writes" in of_layer:
-                found |= norm_sites(
-                    family,
-                    parts[norm],
-                    norm,
-                    of_layer[f"{norm}.reads"],
-                    of_layer[f"{norm}.writes"],
-                )
-        if "router" in parts:
-            found |= expert_sites(parts["router"], of_layer)
-        sites |= {f"blocks.{index}.{site}": value for site, value in found.items()}
-    final_norm = module_at(model, family.final_norm)
-    assert final_norm is not None
-    sites |= norm_sites(
-        family,
-        final_norm,
-        "ln_final",
-        kept["final_norm.reads"],
-        kept["final_norm.writes"],
-    )
-    check_residual_stream(sites, len(layers_of(model)), kept["final_norm.reads"])
+        block = f"blocks.{index}"
+        try:
+            found = layer_sites(model, index, layer, kept_in_layer(kept, index))
+        except DisagreementError as error:
+            raise DisagreementError(f"{block}.{error}") from None
+        sites |= {f"{block}.{site}": value for site, value in found.items()}
+    read, written = kept["final_norm.reads"], kept["final_norm.writes"]
+    final_norm = needed(model, family.final_norm)
+    sites |= norm_sites(family, final_norm, "ln_final", read, written)
+    check_residual_stream(sites, len(layers_of(model)), read)
     return {name: value.contiguous().clone() for name, value in sorted(sites.items())}
+
+
+def layer_sites(
+    model: PreTrainedModel, index: int, layer: nn.Module, kept: Sites
+) -> Sites:
+    """The sites of one layer, named within it."""
+    family = family_of(model)
+    parts = parts_of(family, layer)
+    sites = held_sites(model, kept)
+    sites |= attention_sites(model, index, kept, sites)
+    sites |= head_results(parts["output"], sites)
+    sites |= stream_sites(model, kept, sites)
+    for norm in NORMS:
+        if norm in parts and f"{norm}.writes" in kept:
+            read, written = kept[f"{norm}.reads"], kept[f"{norm}.writes"]
+            sites |= norm_sites(family, parts[norm], norm, read, written)
+    if "router" in parts:
+        sites |= expert_sites(parts["router"], kept)
+    else:
+        check_activation(model.config, sites)
+    return sites
+
+
+def check(what: str, found: Tensor, held: Tensor, within: float = NEAR) -> None:
+    """Fails if what was found differs from what the model holds."""
+    if found.shape != held.shape:
+        raise DisagreementError(f"{what}: {[*found.shape]} is not {[*held.shape]}")
+    difference = (found - held).abs().max().item()
+    allowed = within * max(1.0, held.abs().max().item())
+    if not difference <= allowed:  # nor if it is not a number
+        raise DisagreementError(f"{what}: differs from the model by {difference:.1e}")
 
 
 def kept_in_layer(kept: Sites, index: int) -> Sites:
@@ -138,7 +167,7 @@ def split(fused: Tensor, n_heads: int, d_head: int, how: Fused) -> list[Tensor]:
     return [part.flatten(2, 3) for part in grouped.split(of_group, dim=3)]
 
 
-def held_sites(model: PreTrainedModel, index: int, kept: Sites) -> Sites:
+def held_sites(model: PreTrainedModel, kept: Sites) -> Sites:
     """What the submodules of one layer read and write; also for gradients of these."""
     family, config = family_of(model), model.config
     d_head = d_head_of(config)
@@ -195,7 +224,7 @@ def embeddings(family: Family, kept: Sites) -> Sites:
     read = kept["0.layer.reads"]
     largest = written.abs().argmax()
     scale = read.flatten()[largest] / written.flatten()[largest]
-    assert_close(written * scale, read, **NEAR)
+    check("hook_embed", written * scale, read)
     return {"hook_embed": read}
 
 
@@ -216,7 +245,7 @@ def norm_sites(
         weighted = weighted * (family.weight_offset + norm.weight)
     if getattr(norm, "bias", None) is not None:
         weighted = weighted + norm.bias
-    assert_close(weighted, written, **NEAR)
+    check(name, weighted, written)
     return {f"{name}.hook_scale": scale, f"{name}.hook_normalized": normalized}
 
 
@@ -244,24 +273,21 @@ def attention_sites(
         step = repeated.shape[1] // n_kv_heads
         return repeated[:, ::step].transpose(1, 2)
 
-    assert_close(once(value), before["attn.hook_v"], **SAME)
+    check("attn.hook_v", once(value), before["attn.hook_v"], SAME)
     if is_rotary(model, index):
         rotated = {"q": query.transpose(1, 2), "k": once(key)}
         for name, after in rotated.items():
             check_first_position(model, before[f"attn.hook_{name}"], after)
             found[f"attn.hook_rot_{name}"] = after
     else:
-        assert_close(once(key), before["attn.hook_k"], **SAME)
+        check("attn.hook_k", once(key), before["attn.hook_k"], SAME)
 
     scores, pattern = kept["scores"], kept["pattern"]
     masked = scores < torch.finfo(scores.dtype).min / 2
     found["attn.hook_attn_scores"] = scores.masked_fill(masked, -torch.inf)
-    assert_close(
-        found["attn.hook_attn_scores"].softmax(-1), pattern, atol=1e-6, rtol=1e-6
-    )
-    assert not masked.all(-1).any(), "a position sees nothing"
+    check("attn.hook_pattern", found["attn.hook_attn_scores"].softmax(-1), pattern)
     values = value.repeat_interleave(n_heads // value.shape[1], dim=1)
-    assert_close((pattern @ values).transpose(1, 2), before["attn.hook_z"], **NEAR)
+    check("attn.hook_z", (pattern @ values).transpose(1, 2), before["attn.hook_z"])
     return found
 
 
@@ -284,8 +310,8 @@ def check_first_position(model: PreTrainedModel, before: Tensor, after: Tensor) 
     } | {1.0}
     first = before[:, 0]
     multiples = torch.stack([first * factor for factor in factors])
-    difference = (multiples - after[:, 0]).abs().amin(0)
-    assert_close(difference, torch.zeros_like(difference), **NEAR)
+    nearest = (multiples - after[:, 0]).abs().argmin(0, keepdim=True)
+    check("rotation at position 0", multiples.gather(0, nearest)[0], after[:, 0])
 
 
 def head_results(projection: nn.Module, sites: Sites) -> Sites:
@@ -296,7 +322,7 @@ def head_results(projection: nn.Module, sites: Sites) -> Sites:
     rows = weight.T if isinstance(projection, nn.Linear) else weight  # [h * e, d_model]
     result = torch.einsum("bshe,hed->bshd", z, rows.reshape(z.shape[2], z.shape[3], -1))
     total = result.sum(2) + (0.0 if bias is None else bias)
-    assert_close(total, sites["hook_attn_out_raw"], **NEAR)
+    check("attn.hook_result", total, sites["hook_attn_out_raw"])
     return {"attn.hook_result": result}
 
 
@@ -317,11 +343,27 @@ def stream_sites(model: PreTrainedModel, kept: Sites, sites: Sites) -> Sites:
         "hook_mlp_in": reads("router", "gate_and_linear", "gate"),
         "hook_mlp_out": added("ln2_post", "hook_mlp_out_raw"),
     }
+    for norm, site in (("ln1", "hook_attn_in"), ("ln2", "hook_mlp_in")):
+        if f"{norm}.writes" in kept:
+            check(site, found[site], kept[f"{norm}.writes"], SAME)
     if not is_parallel(family, config):
         found["hook_resid_mid"] = (
             found["hook_mlp_in"] if family.ln2 is None else kept["ln2.reads"]
         )
+    elif "ln2.reads" in kept:
+        check("ln2", kept["ln2.reads"], kept["layer.reads"], SAME)
+    else:
+        check("hook_mlp_in", found["hook_mlp_in"], found["hook_attn_in"], SAME)
     return found
+
+
+def check_activation(config: Any, sites: Sites) -> None:
+    """What the down projection reads is made of the two sites before it."""
+    name = next(getattr(config, key) for key in ACTIVATION_KEYS if hasattr(config, key))
+    activated = ACT2FN[name](sites["mlp.hook_pre"])
+    if "mlp.hook_pre_linear" in sites:
+        activated = activated * sites["mlp.hook_pre_linear"]
+    check("mlp.hook_post", activated, sites["mlp.hook_post"])
 
 
 def is_parallel(family: Family, config: Any) -> bool:
@@ -334,15 +376,16 @@ def is_parallel(family: Family, config: Any) -> bool:
 def expert_sites(router: Any, kept: Sites) -> Sites:
     """The router's logits, their softmax, and the chosen experts, the best first."""
     logits, scores, chosen = (kept[f"router.writes.{part}"] for part in range(3))
-    assert_close(linear(kept["router.reads"], router.weight), logits, **SAME)
+    check("mlp.hook_gate", linear(kept["router.reads"], router.weight), logits)
     weights = logits.softmax(-1)
     probabilities = weights.gather(-1, chosen)
-    assert_close(
+    check(
+        "mlp.hook_expert_weights",
         scores / scores.sum(-1, keepdim=True),
         probabilities / probabilities.sum(-1, keepdim=True),
-        **NEAR,
     )
-    assert (probabilities.diff(dim=-1) <= 0).all(), "not the best first"
+    best_first = probabilities.sort(-1, descending=True).values
+    check("mlp.hook_expert_indices", probabilities, best_first, SAME)
     return {
         "mlp.hook_gate": logits,
         "mlp.hook_expert_weights": weights,
@@ -355,23 +398,20 @@ def check_residual_stream(
 ) -> None:
     """The sums that tie the sites together, and that the layers follow each other."""
     stream = sites["hook_embed"] + sites.get("hook_pos_embed", torch.zeros(()))
-    for index in range(n_layers):
-        at = {
-            site: sites.get(f"blocks.{index}.hook_{site}")
-            for site in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-        }
-        pre, mid, post = at["resid_pre"], at["resid_mid"], at["resid_post"]
-        attn_out, mlp_out = at["attn_out"], at["mlp_out"]
-        assert pre is not None and post is not None
-        assert attn_out is not None and mlp_out is not None
-        assert_close(pre, stream, **SAME)
+    for block in (f"blocks.{index}" for index in range(n_layers)):
+        pre, post, attn_out, mlp_out = (
+            sites[f"{block}.hook_{site}"]
+            for site in ("resid_pre", "resid_post", "attn_out", "mlp_out")
+        )
+        check(f"{block}.hook_resid_pre", stream, pre, SAME)
+        mid = sites.get(f"{block}.hook_resid_mid")
         if mid is None:  # three are added, in an order that differs by family
-            assert_close(pre + attn_out + mlp_out, post, **NEAR)
+            check(f"{block}.hook_resid_post", pre + attn_out + mlp_out, post)
         else:
-            assert_close(pre + attn_out, mid, **SAME)
-            assert_close(mid + mlp_out, post, **SAME)
+            check(f"{block}.hook_resid_mid", pre + attn_out, mid, SAME)
+            check(f"{block}.hook_resid_post", mid + mlp_out, post, SAME)
         stream = post
-    assert_close(final_norm_reads, stream, **SAME)
+    check("ln_final", stream, final_norm_reads, SAME)
 
 
 # ------------------------------------------------------------------------ command line
@@ -379,7 +419,10 @@ def check_residual_stream(
 
 def rows_of(text: str) -> list[list[int]]:
     """Rows of token ids from JSON."""
-    rows = json.loads(text)
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        rows = None
     if not (
         isinstance(rows, list)
         and rows
@@ -390,25 +433,45 @@ def rows_of(text: str) -> list[list[int]]:
     return rows
 
 
-def main(arguments: Iterable[str] | None = None) -> int:
+def model_type_of(folder: Path) -> str:
+    """The family of a directory, if its sites can be had with what is installed."""
+    found = json.loads((folder / "config.json").read_text()).get("model_type")
+    if found not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UnknownModelError(f"model_type {found!r} is not one of {known}")
+    installed = version("transformers")
+    if int(installed.split(".")[0]) < OLDEST_TRANSFORMERS:
+        # Older ones leave out keys of newer configurations without a word.
+        raise UnknownModelError(
+            f"transformers {installed} is too old: {OLDEST_TRANSFORMERS} is needed"
+        )
+    return str(found)
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Every site of a transformers model.")
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("--tokens", type=rows_of, required=True, metavar="JSON")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.safetensors")
-    options = parser.parse_args(None if arguments is None else list(arguments))
-    model_type = json.loads((options.model / "config.json").read_text())["model_type"]
-    if model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        print(f"model_type {model_type!r} is not one of {known}", file=sys.stderr)
+    options = parser.parse_args(arguments)
+    try:
+        model_type = model_type_of(options.model)
+        disable_progress_bar()
+        model = load(options.model)
+        tensors: Sites = {}
+        for number, row in enumerate(options.tokens):
+            if max(row) >= model.config.vocab_size:
+                raise ValueError(f"row {number}: no token {max(row)} in the vocabulary")
+            tokens = torch.tensor([row])
+            sites = all_sites(model, tokens) | {"tokens": tokens}
+            tensors |= {f"{number}/{site}": value for site, value in sites.items()}
+        save_file(tensors, options.out)
+    except UnknownModelError as error:
+        print(error, file=sys.stderr)
         return 2
-    disable_progress_bar()
-    model = load(options.model)
-    tensors: Sites = {}
-    for number, row in enumerate(options.tokens):
-        tokens = torch.tensor([row])
-        sites = all_sites(model, tokens) | {"tokens": tokens}
-        tensors |= {f"{number}/{site}": value for site, value in sites.items()}
-    save_file(tensors, options.out)
+    except (DisagreementError, LookupError, OSError, RuntimeError, ValueError) as error:
+        print(f"{options.model}: {error}", file=sys.stderr)
+        return 1
     versions = {name: version(name) for name in ("torch", "transformers")}
     print(
         json.dumps({"model_type": model_type, "rows": len(options.tokens)} | versions)

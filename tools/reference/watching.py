@@ -31,7 +31,7 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    return list(model.get_submodule(family_of(model).layers).children())
+    return list(needed(model, family_of(model).layers).children())
 
 
 def module_at(parent: nn.Module, paths: str | None) -> nn.Module | None:
@@ -45,10 +45,21 @@ def module_at(parent: nn.Module, paths: str | None) -> nn.Module | None:
     return None
 
 
+class UnknownModelError(Exception):
+    """A family or a variant of one that the tables do not describe."""
+
+
+def needed(parent: nn.Module, paths: str) -> nn.Module:
+    module = module_at(parent, paths)
+    if module is None:
+        name = type(parent).__name__
+        raise UnknownModelError(f"{name} has no submodule {paths!r}: another variant")
+    return module
+
+
 def parts_of(family: Family, layer: nn.Module) -> dict[str, nn.Module]:
     """The modules of a layer by their field of the family; only those that it has."""
-    attention = module_at(layer, family.attention)
-    assert attention is not None, f"no submodule {family.attention}"
+    attention = needed(layer, family.attention)
     parts = {
         part: module_at(layer, getattr(family, part)) for part in PARTS + MORE_PARTS
     }
@@ -144,9 +155,9 @@ def watched(model: PreTrainedModel, keep: Keep) -> Iterator[None]:
             stack.callback(module.register_forward_hook(after).remove)
 
         for part in ("embedding", "positions", "final_norm"):
-            module = module_at(model, getattr(family, part))
-            if module is not None:
-                watch(module, part)
+            path = getattr(family, part)
+            if path is not None:
+                watch(needed(model, path), part)
         for index, layer in enumerate(layers_of(model)):
             for part, module in parts_of(family, layer).items():
                 if part == "attention":
