@@ -12,6 +12,7 @@ from zlib import crc32
 
 import metrics
 import torch
+from older import older_config
 from places import CAUSAL, MODELS, ROOT, STORIES
 from recipes import LENGTH, Recipe
 from safetensors.torch import save_file
@@ -76,6 +77,7 @@ def make_families() -> None:
     for name, recipe in FAMILY_RECIPES.items():
         make_model(name, recipe, crc32(name.encode()))
         check_switches(name, recipe)
+        make_older_config(name, recipe)
         if recipe.dtype == torch.bfloat16:
             tokens = random_tokens(recipe, LENGTH)
             logits = logits_of(load(MODELS / name, dtype=torch.bfloat16), tokens)
@@ -131,6 +133,19 @@ def check_switches(name: str, recipe: Recipe) -> None:
         without = logits_of(load(MODELS / name, config=config), tokens)
         difference = (with_all - without).abs().max().item()
         assert difference > VISIBLE, f"{name}: {key} changes only {difference:.1e}"
+
+
+def make_older_config(name: str, recipe: Recipe) -> None:
+    """The configuration in older keys, which must mean the same to transformers."""
+    config = json.loads((MODELS / name / "config.json").read_text())
+    if "rope_parameters" not in config:
+        return
+    path = MODELS / name / "config.older.json"
+    write_json(path, older_config(config))
+    tokens = random_tokens(recipe, LENGTH)
+    older = type(recipe.config).from_json_file(path)
+    older_logits = logits_of(load(MODELS / name, config=older), tokens)
+    assert torch.equal(older_logits, logits_of(load(MODELS / name), tokens)), name
 
 
 def random_tokens(recipe: Recipe, length: int) -> Tensor:
