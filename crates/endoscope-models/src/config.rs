@@ -168,6 +168,7 @@ impl Config {
 
     /// A number, if it is there.
     pub fn number(&mut self, key: &str) -> Option<f64> {
+        self.inert(&[key]);
         self.peek(key)?;
         Some(self.number_or(key, 1.))
     }
@@ -183,6 +184,7 @@ impl Config {
     }
 
     fn list<T>(&mut self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+        self.inert(&[key]);
         self.peek(key)?;
         self.take_as(key, None, kind, |value| value.as_array()?.iter().map(&read).collect())
     }

@@ -719,7 +719,7 @@ impl Decoder {
 
 fn centre(norm: Norm) -> Centre {
     match norm {
-        Norm::LayerNorm => Centre::Mean,
+        Norm::LayerNorm | Norm::PlainLayerNorm => Centre::Mean,
         Norm::RmsNorm => Centre::None,
     }
 }

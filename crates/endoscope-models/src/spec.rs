@@ -106,6 +106,8 @@ impl Default for Spec {
 pub enum Norm {
     /// Mean and variance, weight and perhaps bias.
     LayerNorm,
+    /// Mean and variance, without weight and bias.
+    PlainLayerNorm,
     /// Root mean square, weight.
     RmsNorm,
 }

@@ -276,6 +276,7 @@ fn set_windows(config: &mut Config, spec: &mut Spec, window: Option<usize>, wind
 
 /// `sliding_window`, if it is there.
 fn sliding_window(config: &mut Config) -> Option<usize> {
+    config.inert(&["sliding_window"]);
     config.peek("sliding_window")?;
     Some(config.count("sliding_window"))
 }

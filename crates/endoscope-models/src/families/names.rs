@@ -49,8 +49,6 @@ pub(super) enum NormTensors {
     WeightAndBias,
     /// The file holds the weight less 1.
     WeightLessOne,
-    /// It has none.
-    Nothing,
 }
 
 /// Queries, keys and values.
@@ -276,12 +274,14 @@ impl Reader<'_> {
     }
 
     fn norm(&mut self, name: &str, size: usize) -> Result<NormWeights> {
+        if self.spec.norm == Norm::PlainLayerNorm {
+            return Ok(NormWeights { weight: Tensor::ones(size, DType::F32, &Device::Cpu)?, bias: None });
+        }
         let mut get = |part: &str| self.source.get(&format!("{name}.{part}"), &[size]);
         Ok(match self.names.norms {
             NormTensors::Weight => NormWeights { weight: get("weight")?, bias: None },
             NormTensors::WeightAndBias => NormWeights { weight: get("weight")?, bias: Some(get("bias")?) },
             NormTensors::WeightLessOne => NormWeights { weight: (get("weight")? + 1.)?, bias: None },
-            NormTensors::Nothing => NormWeights { weight: Tensor::ones(size, DType::F32, &Device::Cpu)?, bias: None },
         })
     }
 

@@ -2,7 +2,7 @@
 //! OLMo's LayerNorm has neither weight nor bias (epsilon 1e-5) and q, k and v may be clamped (`clip_qkv`); OLMo 2 has its
 //! RMSNorms only on what attention and MLP write, and one of all heads' queries and keys together.
 
-use super::names::{Names, NormTensors};
+use super::names::Names;
 use super::{Translator, llama, rope, set_rotary};
 use crate::config::Config;
 use crate::spec::{Biases, Norm, Placement, QkNorm, QkNormOver, Spec};
@@ -10,7 +10,7 @@ use crate::spec::{Biases, Norm, Placement, QkNorm, QkNormOver, Spec};
 pub(super) const OLMO: Translator = Translator {
     model_type: "olmo",
     spec: olmo,
-    names: |_| Names { norms: NormTensors::Nothing, ..Names::LLAMA },
+    names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],
     config: None,
 };
@@ -31,7 +31,7 @@ fn base(config: &mut Config) -> Spec {
 }
 
 fn olmo(config: &mut Config) -> Spec {
-    Spec { norm: Norm::LayerNorm, epsilon: 1e-5, clip_qkv: config.number("clip_qkv"), ..base(config) }
+    Spec { norm: Norm::PlainLayerNorm, epsilon: 1e-5, clip_qkv: config.number("clip_qkv"), ..base(config) }
 }
 
 fn olmo2(config: &mut Config) -> Spec {

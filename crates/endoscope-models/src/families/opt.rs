@@ -5,7 +5,7 @@
 use super::names::{MlpNames, Names, NormTensors, Qkv};
 use super::{Translator, activation, d_head};
 use crate::config::Config;
-use crate::spec::{Biases, Positions, Spec};
+use crate::spec::{Biases, Norm, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "opt",
@@ -36,14 +36,13 @@ fn spec(config: &mut Config) -> Spec {
     if config.switch_or("_remove_final_layer_norm", false) {
         config.problem("`_remove_final_layer_norm` is true: a model without a final norm is not supported");
     }
-    if !config.switch_or("layer_norm_elementwise_affine", true) {
-        config.problem("`layer_norm_elementwise_affine` is false: norms without weights are not supported in OPT");
-    }
     if config.count_or("word_embed_proj_dim", d_model) != d_model {
         config.problem("`word_embed_proj_dim` differs from `hidden_size`: a projected embedding is not supported");
     }
     let bias = config.switch_or("enable_bias", true);
+    let weights = config.switch_or("layer_norm_elementwise_affine", true);
     Spec {
+        norm: if weights { Norm::LayerNorm } else { Norm::PlainLayerNorm },
         vocabulary: config.count("vocab_size"),
         context: config.count_or("max_position_embeddings", 2048),
         d_model,

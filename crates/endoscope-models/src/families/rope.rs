@@ -27,6 +27,7 @@ impl Default for Defaults {
 pub(super) fn rotary(config: &mut Config, d_head: usize, context: usize, defaults: Defaults) -> (Rotary, usize) {
     let base = config.number_or(defaults.keys.0, defaults.base);
     let partial = config.number_or(defaults.keys.1, defaults.partial);
+    config.inert(&["original_max_position_embeddings"]);
     let original = config.peek("original_max_position_embeddings").is_some();
     let original = original.then(|| config.count("original_max_position_embeddings"));
     let (scaling, parameters) = (config.object("rope_scaling"), config.object("rope_parameters"));

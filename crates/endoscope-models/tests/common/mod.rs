@@ -14,6 +14,17 @@ pub fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
 }
 
+/// The folders of all tiny random models, in order.
+pub fn golden_models() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(goldens())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("config.json").is_file())
+        .collect();
+    folders.sort();
+    folders
+}
+
 /// The folder of a real model; `None` (with a line that says so) where it is not there, except in CI.
 pub fn shared_model(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("ENDOSCOPE_SHARED")
