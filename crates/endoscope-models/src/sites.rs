@@ -96,6 +96,28 @@ impl DecoderSites {
 /// The id of what is not there.
 const NEVER: SiteId = SiteId(usize::MAX);
 
+/// Collects the sites of one layer.
+struct OfLayer<'a> {
+    declare: &'a mut Declare,
+    layer: usize,
+}
+
+impl OfLayer<'_> {
+    fn site(&mut self, there: bool, name: &str, role: Role, inner: &[Axis]) -> SiteId {
+        match there {
+            true => self.declare.site(format!("blocks.{}.{name}", self.layer), Some(self.layer), role, inner),
+            false => NEVER,
+        }
+    }
+
+    fn norm(&mut self, there: bool, name: &str, d_model: usize) -> NormSites {
+        match there {
+            true => self.declare.norm(&format!("blocks.{}.{name}", self.layer), Some(self.layer), d_model),
+            false => NormSites { scale: NEVER, normalized: NEVER },
+        }
+    }
+}
+
 impl LayerSites {
     fn declare(declare: &mut Declare, spec: &Spec, layer: usize) -> Self {
         let position = Axis::position();
@@ -105,10 +127,7 @@ impl LayerSites {
         let results = [position, Axis::head(spec.heads), Axis::dim(spec.d_model)];
         let matrix = [Axis::head(spec.heads), Axis::query(), Axis::key()];
         let neurons = [position, Axis::dim(spec.d_mlp)];
-        let mut site = |there: bool, name: &str, role, axes: &[Axis]| match there {
-            true => declare.site(format!("blocks.{layer}.{name}"), Some(layer), role, axes),
-            false => NEVER,
-        };
+        let mut of_layer = OfLayer { declare, layer };
         let (before, after) = (spec.placement.before(), spec.placement.after());
         let rotary = spec.rotation(layer).is_some();
         let experts = spec.experts(layer);
@@ -116,40 +135,36 @@ impl LayerSites {
         let (count, active) = experts.map_or((0, 0), |experts| (experts.count, experts.active));
         let probabilities = [position, Axis::dim(count)];
         let chosen = [position, Axis::dim(active)];
-        let norm = |site: &mut dyn FnMut(bool, &str, Role, &[Axis]) -> SiteId, there, name: &str| NormSites {
-            scale: site(there, &format!("{name}.hook_scale"), Role::Norm, &[position, Axis::dim(1)]),
-            normalized: site(there, &format!("{name}.hook_normalized"), Role::Norm, &stream),
-        };
         // Fields are evaluated in the order they are written: that of the mathematics.
         Self {
-            resid_pre: site(true, "hook_resid_pre", Role::Residual, &stream),
-            ln1: norm(&mut site, before, "ln1"),
-            attn_in: site(true, "hook_attn_in", Role::Norm, &stream),
-            q: site(true, "attn.hook_q", Role::Attention, &heads),
-            k: site(true, "attn.hook_k", Role::Attention, &kv_heads),
-            v: site(true, "attn.hook_v", Role::Attention, &kv_heads),
-            rot_q: site(rotary, "attn.hook_rot_q", Role::Attention, &heads),
-            rot_k: site(rotary, "attn.hook_rot_k", Role::Attention, &kv_heads),
-            attn_scores: site(true, "attn.hook_attn_scores", Role::Attention, &matrix),
-            pattern: site(true, "attn.hook_pattern", Role::Attention, &matrix),
-            z: site(true, "attn.hook_z", Role::Attention, &heads),
-            result: site(true, "attn.hook_result", Role::Attention, &results),
-            attn_out_raw: site(true, "hook_attn_out_raw", Role::Write, &stream),
-            ln1_post: norm(&mut site, after, "ln1_post"),
-            attn_out: site(true, "hook_attn_out", Role::Write, &stream),
-            resid_mid: site(spec.order == Order::Sequential, "hook_resid_mid", Role::Residual, &stream),
-            ln2: norm(&mut site, before && spec.order != Order::ParallelSharedNorm, "ln2"),
-            mlp_in: site(true, "hook_mlp_in", Role::Norm, &stream),
-            pre: site(dense, "mlp.hook_pre", Role::Mlp, &neurons),
-            pre_linear: site(dense && gated, "mlp.hook_pre_linear", Role::Mlp, &neurons),
-            post: site(dense, "mlp.hook_post", Role::Mlp, &neurons),
-            router: site(!dense, "mlp.hook_gate", Role::Mlp, &probabilities),
-            expert_weights: site(!dense, "mlp.hook_expert_weights", Role::Mlp, &probabilities),
-            expert_indices: site(!dense, "mlp.hook_expert_indices", Role::Mlp, &chosen),
-            mlp_out_raw: site(true, "hook_mlp_out_raw", Role::Write, &stream),
-            ln2_post: norm(&mut site, after, "ln2_post"),
-            mlp_out: site(true, "hook_mlp_out", Role::Write, &stream),
-            resid_post: site(true, "hook_resid_post", Role::Residual, &stream),
+            resid_pre: of_layer.site(true, "hook_resid_pre", Role::Residual, &stream),
+            ln1: of_layer.norm(before, "ln1", spec.d_model),
+            attn_in: of_layer.site(true, "hook_attn_in", Role::Norm, &stream),
+            q: of_layer.site(true, "attn.hook_q", Role::Attention, &heads),
+            k: of_layer.site(true, "attn.hook_k", Role::Attention, &kv_heads),
+            v: of_layer.site(true, "attn.hook_v", Role::Attention, &kv_heads),
+            rot_q: of_layer.site(rotary, "attn.hook_rot_q", Role::Attention, &heads),
+            rot_k: of_layer.site(rotary, "attn.hook_rot_k", Role::Attention, &kv_heads),
+            attn_scores: of_layer.site(true, "attn.hook_attn_scores", Role::Attention, &matrix),
+            pattern: of_layer.site(true, "attn.hook_pattern", Role::Attention, &matrix),
+            z: of_layer.site(true, "attn.hook_z", Role::Attention, &heads),
+            result: of_layer.site(true, "attn.hook_result", Role::Attention, &results),
+            attn_out_raw: of_layer.site(true, "hook_attn_out_raw", Role::Write, &stream),
+            ln1_post: of_layer.norm(after, "ln1_post", spec.d_model),
+            attn_out: of_layer.site(true, "hook_attn_out", Role::Write, &stream),
+            resid_mid: of_layer.site(spec.order == Order::Sequential, "hook_resid_mid", Role::Residual, &stream),
+            ln2: of_layer.norm(before && spec.order != Order::ParallelSharedNorm, "ln2", spec.d_model),
+            mlp_in: of_layer.site(true, "hook_mlp_in", Role::Norm, &stream),
+            pre: of_layer.site(dense, "mlp.hook_pre", Role::Mlp, &neurons),
+            pre_linear: of_layer.site(dense && gated, "mlp.hook_pre_linear", Role::Mlp, &neurons),
+            post: of_layer.site(dense, "mlp.hook_post", Role::Mlp, &neurons),
+            router: of_layer.site(!dense, "mlp.hook_gate", Role::Mlp, &probabilities),
+            expert_weights: of_layer.site(!dense, "mlp.hook_expert_weights", Role::Mlp, &probabilities),
+            expert_indices: of_layer.site(!dense, "mlp.hook_expert_indices", Role::Mlp, &chosen),
+            mlp_out_raw: of_layer.site(true, "hook_mlp_out_raw", Role::Write, &stream),
+            ln2_post: of_layer.norm(after, "ln2_post", spec.d_model),
+            mlp_out: of_layer.site(true, "hook_mlp_out", Role::Write, &stream),
+            resid_post: of_layer.site(true, "hook_resid_post", Role::Residual, &stream),
         }
     }
 }

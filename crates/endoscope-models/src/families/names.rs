@@ -236,7 +236,7 @@ impl Reader<'_> {
                 down: self.linear(&name(down), d_mlp, d_model, bias)?,
             },
             MlpNames::Fused { gate_up, down } => {
-                let parts = [vec![0..d_mlp], vec![d_mlp..2 * d_mlp]];
+                let parts = [0..d_mlp, d_mlp..2 * d_mlp].map(|part| std::iter::once(part).collect());
                 let [gate, up] = self.parts(&name(gate_up), d_model, 2 * d_mlp, parts, bias)?;
                 DenseWeights { gate, up: Some(up), down: self.linear(&name(down), d_mlp, d_model, bias)? }
             }
