@@ -121,7 +121,7 @@ impl Resume for Decoder {
         in_pool(|| {
             let mut taps = Taps::default();
             taps.push(Tap::new(&prepared, Frame::whole(1, tokens.length()))?);
-            let stream = self.embed(tokens, &mut taps)?;
+            let stream = self.embed(tokens.ids(), &mut taps)?;
             let mut keys_values = Vec::with_capacity(self.spec.layers);
             let (mut starts, mut middles, mut ends) = (Vec::new(), Vec::new(), Vec::new());
             let mut pass = Pass::new(self, taps, stream, Memory::Keep(&mut keys_values));
@@ -457,7 +457,7 @@ impl Decoder {
             Rows::Embedded => {
                 let mut taps = Taps::default();
                 taps.push(tap);
-                let embedded = self.embed(tokens, &mut taps)?;
+                let embedded = self.embed(tokens.ids(), &mut taps)?;
                 tap = Tap::new(&ready.all, whole)?;
                 embedded.narrow(0, start.first, rows)?
             }

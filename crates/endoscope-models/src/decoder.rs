@@ -123,53 +123,60 @@ impl Decoder {
         self.angles.get(self.spec.rotation(layer)?)
     }
 
-    /// Runs the positions of `frame`, given the keys and values of those before it in `cache` (of one sequence).
+    /// Runs the positions of each of `frames`, whose tokens are the rows of `tokens` in order, given the keys and values of
+    /// those before them: one cache for each row, if any.
     pub fn forward(
         &self,
-        tokens: &TokenRows,
+        tokens: &[Vec<u32>],
         prepared: &Prepared,
-        frame: Frame,
-        cache: Option<&mut Cache>,
-    ) -> Result<Run> {
+        frames: &[Frame],
+        caches: Option<Vec<&mut Cache>>,
+    ) -> Result<Vec<Run>> {
         in_pool(|| {
             let mut taps = Taps::default();
-            taps.push(Tap::new(prepared, frame)?);
+            for &frame in frames {
+                taps.push(Tap::new(prepared, frame)?);
+            }
             let stream = self.embed(tokens, &mut taps)?;
-            let memory = match cache {
-                Some(cache) => Memory::Caches(std::slice::from_mut(cache)),
-                None => Memory::Own,
-            };
+            let memory = caches.map_or(Memory::Own, Memory::Caches);
             let mut pass = Pass::new(self, taps, stream, memory);
             for layer in 0..self.spec.layers {
                 pass.layer(layer)?;
             }
-            Ok(pass.finish()?.remove(0))
+            pass.finish()
         })
     }
 
-    /// `[b, s] -> [b s, d]`.
-    pub(crate) fn embed(&self, tokens: &TokenRows, taps: &mut Taps) -> Result<Tensor> {
-        let Frame { offset, .. } = *taps.parts()[0].tap.frame();
-        self.check_tokens(tokens, offset)?;
-        let mut embedded = self.weights.embed.rows(&tokens.ids().concat())?;
+    /// The embeddings of the rows of `taps`: `[r, d]`.
+    pub(crate) fn embed(&self, tokens: &[Vec<u32>], taps: &mut Taps) -> Result<Tensor> {
+        let frames = taps.parts().iter().map(|part| *part.tap.frame());
+        let rows: Vec<(usize, usize)> =
+            frames.flat_map(|Frame { rows, offset, length, .. }| (0..rows).map(move |_| (offset, length))).collect();
+        self.check_tokens(tokens, &rows)?;
+        let mut embedded = self.weights.embed.rows(&tokens.concat())?;
         if self.spec.embedding_scale != 1. {
             embedded = (embedded * self.spec.embedding_scale)?;
         }
         let embedded = taps.at(self.sites.embed, embedded)?;
         let Some(pos_embed) = &self.weights.pos_embed else { return Ok(embedded) };
-        let shape = (tokens.rows(), tokens.length(), self.spec.d_model);
-        let positions = pos_embed.narrow(0, offset, tokens.length())?;
-        let positions = positions.unsqueeze(0)?.broadcast_as(shape)?.contiguous()?.flatten(0, 1)?;
+        let positions = rows.iter().map(|&(offset, length)| pos_embed.narrow(0, offset, length));
+        let positions = Tensor::cat(&positions.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
         Ok((embedded + taps.at(self.sites.pos_embed, positions)?)?)
     }
 
-    fn check_tokens(&self, tokens: &TokenRows, offset: usize) -> Result<()> {
-        let total = offset + tokens.length();
-        if total > self.spec.context {
-            let message = format!("the sequence has {total} tokens, but the model's context is {}", self.spec.context);
-            return Err(Error::Inputs(message));
+    /// `rows` has the first position and the length of each row.
+    fn check_tokens(&self, tokens: &[Vec<u32>], rows: &[(usize, usize)]) -> Result<()> {
+        if tokens.len() != rows.len() || tokens.iter().zip(rows).any(|(ids, (_, length))| ids.len() != *length) {
+            return Err(Error::Inputs("the frames are not those of the tokens".into()));
         }
-        for (row, ids) in tokens.ids().iter().enumerate() {
+        for (row, (ids, (offset, length))) in tokens.iter().zip(rows).enumerate() {
+            let total = offset + length;
+            if total > self.spec.context {
+                return Err(Error::Inputs(format!(
+                    "the sequence has {total} tokens, but the model's context is {}",
+                    self.spec.context
+                )));
+            }
             if let Some((position, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= self.spec.vocabulary) {
                 return Err(Error::Inputs(format!(
                     "token id {id} (row {row}, position {}) is out of range: the vocabulary has {} tokens (0 to {})",
@@ -205,7 +212,8 @@ impl Network for Decoder {
     fn run(&self, inputs: &Inputs, plan: &Plan) -> Result<Run> {
         let tokens = tokens_of(inputs)?;
         let prepared = Prepared::new(self.sites(), plan)?;
-        self.forward(tokens, &prepared, Frame::whole(tokens.rows(), tokens.length()), None)
+        let rows = self.forward(tokens.ids(), &prepared, &tokens.frames(), None)?;
+        Run::of_rows(tokens, &prepared, rows)
     }
 }
 

@@ -35,6 +35,7 @@ mod sampling;
 mod save;
 mod sites;
 mod spec;
+mod text_stream;
 mod tokenizer;
 mod weights;
 
@@ -43,7 +44,7 @@ pub use decoder::{AttentionWeights, Decoder, DenseWeights, LayerWeights, MlpWeig
 pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
 pub use families::Family;
-pub use generate::{Caching, Finish, Generation, Settings, Step, generate};
+pub use generate::{Caching, Finish, Generation, Settings, Step, generate, generate_batch};
 pub use model::Model;
 pub use ops::{Embedding, Linear, Matrix};
 pub use sampling::Sampling;

@@ -45,7 +45,7 @@ impl Pass<'_, '_> {
         let graph = [&q, &k, &v].iter().any(|x| x.track_op())
             || self.taps.parts().iter().any(|part| part.tap.plan().needs_graph());
         let z = match graph {
-            true => self.attention_with_gradient(layer, &q, &k, &v)?,
+            true => self.attention_with_gradient(layer, &q, &k, &v, &sequences)?,
             false => self.fused_attention(layer, &q, &k, &v, &sequences)?,
         };
         self.taps.at(sites.z, z)
@@ -186,33 +186,59 @@ impl Pass<'_, '_> {
         Ok(Tensor::from_vec(z, q.shape(), q.device())?)
     }
 
-    /// The same in operations that have gradients; for whole runs.
-    fn attention_with_gradient(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let sites = &self.decoder.sites.layers[layer];
-        let Spec { heads, kv_heads, d_head, .. } = self.decoder.spec;
-        let [part] = self.taps.parts_mut() else {
+    /// The same in operations that have gradients; each part by itself, and whole.
+    fn attention_with_gradient(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        sequences: &[Sequence],
+    ) -> Result<Tensor> {
+        if !matches!(self.memory, Memory::Own) {
             return Err(endoscope_net::Error::Network("only whole runs have gradients".into()));
-        };
-        let Frame { rows: b, length: s, .. } = *part.tap.frame();
+        }
+        let (mut z, mut at) = (Vec::new(), 0);
+        for part in self.taps.parts_mut() {
+            let keys = &sequences[at..at + part.tap.frame().rows];
+            at += keys.len();
+            let (first, count) = (keys[0].first, keys.iter().map(|sequence| sequence.length).sum::<usize>());
+            let q = q.narrow(0, part.first, part.rows().len())?;
+            let (k, v) = (k.narrow(0, first, count)?, v.narrow(0, first, count)?);
+            z.push(self.decoder.part_attention(layer, &mut part.tap, &q, &k, &v)?);
+        }
+        match z.as_slice() {
+            [one] => Ok(one.clone()),
+            many => Ok(Tensor::cat(many, 0)?),
+        }
+    }
+}
+
+impl Decoder {
+    /// Attention of one part in operations that have gradients: `[b s, h, e]`, keys and values `[b t, g, e]`.
+    fn part_attention(&self, layer: usize, tap: &mut Tap, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let sites = &self.sites.layers[layer];
+        let Spec { heads, kv_heads, d_head, .. } = self.spec;
+        let Frame { rows: b, length: s, .. } = *tap.frame();
         let t = k.dim(0)? / b;
         // [b, g, t, e]; the query heads that share a key/value head lie beside each other: [b, g, (h / g) s, e].
         let by_head = |x: &Tensor| x.reshape((b, t, kv_heads, d_head))?.transpose(1, 2)?.contiguous();
         let (k, v) = (by_head(k)?, by_head(v)?);
         let grouped = (b, kv_heads, heads / kv_heads * s, d_head);
         let q = q.reshape((b, s, heads, d_head))?.transpose(1, 2)?.contiguous()?.reshape(grouped)?;
-        let mut scores = (q.matmul(&k.transpose(2, 3)?)? * self.decoder.spec.attention_scale(layer))?;
-        if let Some(cap) = self.decoder.spec.attention_softcap {
+        let mut scores = (q.matmul(&k.transpose(2, 3)?)? * self.spec.attention_scale(layer))?;
+        if let Some(cap) = self.spec.attention_softcap {
             scores = soft_cap(&scores, cap)?;
         }
         let mut scores = scores.reshape((b, heads, s, t))?;
-        let key_bias = self.decoder.key_bias(layer, t);
+        let key_bias = self.key_bias(layer, t);
         if !key_bias.is_empty() {
             scores = scores.broadcast_add(&Tensor::from_vec(key_bias, (heads, 1, t), scores.device())?)?;
         }
-        let mask = ops::causal_mask(t - s, s, self.decoder.spec.window(layer), scores.device())?;
+        let mask = ops::causal_mask(t - s, s, self.spec.window(layer), scores.device())?;
         let scores = scores.broadcast_add(&mask)?;
-        let scores = part.tap.at(sites.attn_scores, scores)?;
-        let pattern = part.tap.at(sites.pattern, endoscope_kernels::softmax(&scores)?)?;
+        let scores = tap.at(sites.attn_scores, scores)?;
+        let pattern = tap.at(sites.pattern, endoscope_kernels::softmax(&scores)?)?;
         let z = pattern.contiguous()?.reshape((b, kv_heads, heads / kv_heads * s, t))?.matmul(&v)?;
         let z = z.reshape((b, heads, s, d_head))?.transpose(1, 2)?.contiguous()?;
         Ok(z.reshape((b * s, heads, d_head))?)

@@ -27,7 +27,7 @@ pub(crate) enum Memory<'m> {
     /// Each sequence sees itself alone.
     Own,
     /// Sequences that go on, one cache each.
-    Caches(&'m mut [Cache]),
+    Caches(Vec<&'m mut Cache>),
     /// One sequence, whose keys and values are kept layer by layer.
     Keep(&'m mut Vec<KeysValues>),
     /// Each part goes on from the first positions of the same other run.
