@@ -72,6 +72,9 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// A repository of the hub that cannot be named, found, reached or fetched.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A setting of generation that makes no sense.
     #[error("{0}")]
     Generation(String),

@@ -27,6 +27,7 @@ mod error;
 mod experts;
 pub mod families;
 mod generate;
+pub mod hub;
 mod model;
 mod ops;
 mod pass;

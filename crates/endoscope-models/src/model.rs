@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::families::Family;
+use crate::hub::{self, Reference, Revision};
 use crate::spec::Spec;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Depth, WeightFiles};
@@ -19,6 +20,8 @@ use crate::weights::{Depth, WeightFiles};
 pub struct Model {
     /// Where it was opened.
     pub directory: PathBuf,
+    /// The repository of the hub and the commit, if it was opened by a hub id.
+    pub revision: Option<Revision>,
     /// Its family.
     pub family: Family,
     /// The network.
@@ -49,42 +52,39 @@ impl Model {
         Self::open_to(directory.as_ref(), Depth::Headers)
     }
 
-    fn open_to(directory: &Path, depth: Depth) -> Result<Self> {
-        let not_a_model = |reason: &str| Error::NotAModel { path: directory.to_path_buf(), reason: reason.to_string() };
-        if !directory.is_dir() {
-            return Err(not_a_model(if directory.exists() { "it is a file" } else { "there is no such directory" }));
+    /// Opens what a MODEL argument names: a directory, or a repository of the hub, as the environment says it is reached.
+    ///
+    /// Of a repository everything but the weights is downloaded first and looked at, so that what cannot be opened is
+    /// refused before gigabytes come; at [`Depth::Headers`] the weights are not downloaded at all.
+    pub fn open_reference(reference: &Reference, depth: Depth, watch: hub::Watch<'_>) -> Result<Self> {
+        match reference {
+            Reference::Path(path) => Self::open_to(path, depth),
+            Reference::Hub(repository) => Self::open_hub(&hub::Settings::from_environment()?, repository, depth, watch),
         }
-        let config_path = directory.join("config.json");
-        if !config_path.is_file() {
-            return Err(not_a_model("it has no config.json"));
-        }
-        let config = Config::read(&config_path)?;
-        let family = Family::of(&config)?;
-        let bos = token_ids(config.peek("bos_token_id")).first().copied();
-        let mut end_tokens = token_ids(config.peek("eos_token_id"));
-        let spec = family.spec(config)?;
-        let mut files = vec![("config", config_path)];
-        let generation_path = directory.join("generation_config.json");
-        if generation_path.is_file() {
-            let generation = Config::read(&generation_path)?;
-            if generation.peek("eos_token_id").is_some() {
-                end_tokens = token_ids(generation.peek("eos_token_id"));
+    }
+
+    /// Opens a repository of the hub that is reached as `settings` say.
+    pub fn open_hub(
+        settings: &hub::Settings,
+        repository: &hub::Repository,
+        depth: Depth,
+        watch: hub::Watch<'_>,
+    ) -> Result<Self> {
+        let snapshot = hub::Snapshot::open(settings, repository, watch)?;
+        let described = Described::read(&snapshot.directory)?;
+        let source = match depth {
+            Depth::Headers => WeightFiles::of_headers(&snapshot.directory, &snapshot.headers(watch)?)?,
+            Depth::Numbers(_) => {
+                snapshot.fetch_weights(watch)?;
+                WeightFiles::open(&snapshot.directory, depth)?
             }
-            files.push(("config", generation_path));
-        }
-        let mut source = WeightFiles::open(directory, depth)?;
-        let weights = family.weights(&spec, &mut source)?;
-        let parameters = source.parameters(|name| !family.ignorable(&spec, name));
-        let weight_index = source.path.clone();
-        let weight_files = source.finish(|name| family.ignorable(&spec, name))?;
-        if !weight_files.contains(&weight_index) {
-            files.push(("weights", weight_index));
-        }
-        files.extend(weight_files.into_iter().map(|path| ("weights", path)));
-        let tokenizer = Tokenizer::open(directory, bos)?;
-        files.extend(tokenizer.iter().flat_map(|tokenizer| &tokenizer.files).map(|path| ("tokenizer", path.clone())));
-        let decoder = Decoder::new(spec, weights)?;
-        Ok(Self { directory: directory.to_path_buf(), family, decoder, tokenizer, end_tokens, parameters, files })
+        };
+        Ok(Self { revision: Some(snapshot.revision), ..described.with(source, &snapshot.directory)? })
+    }
+
+    fn open_to(directory: &Path, depth: Depth) -> Result<Self> {
+        let described = Described::read(directory)?;
+        described.with(WeightFiles::open(directory, depth)?, directory)
     }
 
     /// Its switches.
@@ -106,6 +106,78 @@ impl Model {
     pub fn label(&self, id: u32) -> String {
         self.tokenizer.as_ref().map_or_else(|| id.to_string(), |tokenizer| tokenizer.label(id))
     }
+}
+
+/// What a directory says of its model besides the weights.
+struct Described {
+    family: Family,
+    spec: Spec,
+    bos: Option<u32>,
+    end_tokens: Vec<u32>,
+    files: Vec<(&'static str, PathBuf)>,
+}
+
+impl Described {
+    fn read(directory: &Path) -> Result<Self> {
+        let not_a_model = |reason: &str| Error::NotAModel { path: directory.to_path_buf(), reason: reason.to_string() };
+        if !directory.is_dir() {
+            return Err(not_a_model(if directory.exists() { "it is a file" } else { "there is no such directory" }));
+        }
+        refuse_adapter(directory)?;
+        let config_path = directory.join("config.json");
+        if !config_path.is_file() {
+            return Err(not_a_model("it has no config.json"));
+        }
+        let config = Config::read(&config_path)?;
+        let family = Family::of(&config)?;
+        let bos = token_ids(config.peek("bos_token_id")).first().copied();
+        let mut end_tokens = token_ids(config.peek("eos_token_id"));
+        let spec = family.spec(config)?;
+        let mut files = vec![("config", config_path)];
+        let generation_path = directory.join("generation_config.json");
+        if generation_path.is_file() {
+            let generation = Config::read(&generation_path)?;
+            if generation.peek("eos_token_id").is_some() {
+                end_tokens = token_ids(generation.peek("eos_token_id"));
+            }
+            files.push(("config", generation_path));
+        }
+        Ok(Self { family, spec, bos, end_tokens, files })
+    }
+
+    /// The model with the weights of `source` and the tokenizer of `directory`.
+    fn with(self, mut source: WeightFiles, directory: &Path) -> Result<Model> {
+        let Self { family, spec, bos, end_tokens, mut files } = self;
+        let weights = family.weights(&spec, &mut source)?;
+        let parameters = source.parameters(|name| !family.ignorable(&spec, name));
+        let weight_index = source.path.clone();
+        let weight_files = source.finish(|name| family.ignorable(&spec, name))?;
+        if !weight_files.contains(&weight_index) {
+            files.push(("weights", weight_index));
+        }
+        files.extend(weight_files.into_iter().map(|path| ("weights", path)));
+        let tokenizer = Tokenizer::open(directory, bos)?;
+        files.extend(tokenizer.iter().flat_map(|tokenizer| &tokenizer.files).map(|path| ("tokenizer", path.clone())));
+        let decoder = Decoder::new(spec, weights)?;
+        let directory = directory.to_path_buf();
+        Ok(Model { directory, revision: None, family, decoder, tokenizer, end_tokens, parameters, files })
+    }
+}
+
+/// An adapter is a change to another model. transformers applies one that lies beside a model's own weights, so its
+/// directory is refused even if the rest would open.
+fn refuse_adapter(directory: &Path) -> Result<()> {
+    let path = directory.join("adapter_config.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let base = Config::read(&path)?;
+    let base = base.peek("base_model_name_or_path").and_then(Value::as_str).unwrap_or("its base model");
+    let reason = format!(
+        "it is an adapter (adapter_config.json) of {base}, not a whole model; merge the two once with Python: `from peft \
+         import AutoPeftModelForCausalLM as M; M.from_pretrained('.').merge_and_unload().save_pretrained('merged')`"
+    );
+    Err(Error::NotAModel { path: directory.to_path_buf(), reason })
 }
 
 /// One id, a list of ids, or none.

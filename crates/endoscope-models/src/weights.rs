@@ -78,6 +78,24 @@ pub enum Depth {
     Headers,
 }
 
+/// The names of the weights' files.
+pub(crate) const SINGLE: &str = "model.safetensors";
+/// The same for shards.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// What torch writes instead.
+pub(crate) const PICKLES: &[&str] = &["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// The header of one safetensors file.
+#[derive(Debug)]
+pub(crate) struct Header {
+    /// The file, or its address.
+    pub path: PathBuf,
+    /// The length of the whole file.
+    pub length: u64,
+    /// The JSON, without the eight bytes before it.
+    pub bytes: Vec<u8>,
+}
+
 /// The format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;
 
@@ -113,8 +131,8 @@ struct Entry {
 impl WeightFiles {
     /// Opens `model.safetensors`, or the shards of `model.safetensors.index.json`, in `directory`.
     pub fn open(directory: &Path, depth: Depth) -> Result<Self> {
-        let single = directory.join("model.safetensors");
-        let index = directory.join("model.safetensors.index.json");
+        let single = directory.join(SINGLE);
+        let index = directory.join(INDEX);
         let (path, files, listed) = if single.is_file() {
             (single.clone(), vec![single], None)
         } else if index.is_file() {
@@ -125,11 +143,37 @@ impl WeightFiles {
         } else {
             return Err(no_weights(directory));
         };
-        let mut open = files.iter().map(|file| open_file(file)).collect::<Result<Vec<_>>>()?;
+        let open = files.iter().map(|file| open_file(file)).collect::<Result<Vec<_>>>()?;
+        let mut headers = Vec::with_capacity(files.len());
+        for (path, file) in files.iter().zip(&open) {
+            headers.push(header_of(path, file)?);
+        }
+        Self::new(path, depth, open, &headers, listed)
+    }
+
+    /// A checkpoint of which nothing but the headers is here; its index, if it has one, lies in `directory`.
+    pub(crate) fn of_headers(directory: &Path, headers: &[Header]) -> Result<Self> {
+        let index = directory.join(INDEX);
+        match headers {
+            [only] if only.path.file_name().is_some_and(|name| name == SINGLE) => {
+                Self::new(only.path.clone(), Depth::Headers, Vec::new(), headers, None)
+            }
+            _ => Self::new(index.clone(), Depth::Headers, Vec::new(), headers, Some(read_index(&index)?)),
+        }
+    }
+
+    fn new(
+        path: PathBuf,
+        depth: Depth,
+        open: Vec<File>,
+        headers: &[Header],
+        listed: Option<BTreeMap<String, String>>,
+    ) -> Result<Self> {
+        let files: Vec<PathBuf> = headers.iter().map(|header| header.path.clone()).collect();
         let mut tensors = BTreeMap::new();
         let mut problems = Vec::new();
-        for (at, (path, file)) in files.iter().zip(&mut open).enumerate() {
-            for (name, entry) in entries(path, file, at)? {
+        for (at, header) in headers.iter().enumerate() {
+            for (name, entry) in entries(header, at)? {
                 if tensors.contains_key(&name) {
                     problems.push(format!("`{name}` is in more than one shard"));
                 }
@@ -262,19 +306,24 @@ fn numbers(mut file: &File, entry: &Entry) -> std::io::Result<Vec<f32>> {
 }
 
 fn no_weights(directory: &Path) -> Error {
-    let pickle = directory.join("pytorch_model.bin");
-    let reason = if pickle.exists() || directory.join("pytorch_model.bin.index.json").exists() {
-        "its weights are a pickle (pytorch_model.bin), which is never executed; convert it once with Python: \
-         `from transformers import AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')`"
-            .to_string()
+    let reason = if PICKLES.iter().any(|name| directory.join(name).exists()) {
+        convert_pickle("'.'", ".")
     } else {
-        "it has neither model.safetensors nor model.safetensors.index.json".to_string()
+        format!("it has neither {SINGLE} nor {INDEX}")
     };
     Error::NotAModel { path: directory.to_path_buf(), reason }
 }
 
+/// Why a pickle is refused, and the Python that makes `to` of what transformers calls `from`.
+pub(crate) fn convert_pickle(from: &str, to: &str) -> String {
+    format!(
+        "its weights are a pickle (pytorch_model.bin), which is never executed; convert it once with Python: \
+         `from transformers import AutoModelForCausalLM as M; M.from_pretrained({from}).save_pretrained('{to}')`"
+    )
+}
+
 /// `weight_map` of an index file; shard names must be plain file names, so that nothing outside is read.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -289,25 +338,47 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// The tensors of one file; every offset is checked against the file's length.
-fn entries(path: &Path, file: &mut File, number: usize) -> Result<Vec<(String, Entry)>> {
-    let length = file.metadata().map_err(|error| Error::read(path, error))?.len();
-    let fail = |reason: String| {
-        Error::read(path, format!("it is not a whole safetensors file ({reason}); it has {length} bytes"))
-    };
-    // The header's length stands in the first eight bytes.
-    let mut start = [0; 8];
-    file.read_exact(&mut start).map_err(|_| fail("it has no header".into()))?;
-    let header = u64::from_le_bytes(start);
+/// How long the header of a safetensors file of `length` bytes is, which its first eight bytes say.
+pub(crate) fn header_bytes(path: &Path, start: &[u8], length: u64) -> Result<u64> {
+    let fail = |reason| not_whole(path, length, reason);
+    let start = start.first_chunk().ok_or_else(|| fail("it has no header".into()))?;
+    let header = u64::from_le_bytes(*start);
     if header > length.saturating_sub(8) {
         return Err(fail(format!("its header should have {header} bytes")));
     }
     if header > LONGEST_HEADER {
         return Err(fail(format!("its header has {header} bytes, more than {LONGEST_HEADER}")));
     }
-    let mut bytes = Vec::new();
-    file.take(header).read_to_end(&mut bytes).map_err(|error| Error::read(path, error))?;
-    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
+    Ok(header)
+}
+
+fn not_whole(path: &Path, length: u64, reason: String) -> Error {
+    Error::read(path, format!("it is not a whole safetensors file ({reason}); it has {length} bytes"))
+}
+
+/// The header of a file on disk.
+pub(crate) fn read_header(path: &Path) -> Result<Header> {
+    header_of(path, &open_file(path)?)
+}
+
+fn header_of(path: &Path, file: &File) -> Result<Header> {
+    let length = file.metadata().map_err(|error| Error::read(path, error))?.len();
+    let take = |count: u64| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        file.take(count).read_to_end(&mut bytes).map_err(|error| Error::read(path, error))?;
+        Ok(bytes)
+    };
+    let start = take(8)?;
+    let bytes = take(header_bytes(path, &start, length)?)?;
+    Ok(Header { path: path.to_path_buf(), length, bytes })
+}
+
+/// The tensors of one file; every offset is checked against the file's length.
+fn entries(header: &Header, number: usize) -> Result<Vec<(String, Entry)>> {
+    let Header { path, length, bytes } = header;
+    let fail = |reason| not_whole(path, *length, reason);
+    let metadata: Metadata = serde_json::from_slice(bytes).map_err(|error| fail(error.to_string()))?;
+    let header = bytes.len() as u64;
     let data = 8 + header;
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
@@ -329,7 +400,7 @@ fn entries(path: &Path, file: &mut File, number: usize) -> Result<Vec<(String, E
         }
         end = entry.bytes.end;
     }
-    if end != length {
+    if end != *length {
         return Err(fail(format!("its tensors end at byte {end}")));
     }
     entries.sort_by(|a, b| a.0.cmp(&b.0));
