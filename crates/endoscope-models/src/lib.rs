@@ -26,6 +26,7 @@ pub mod decoder;
 mod error;
 pub mod families;
 mod generate;
+pub mod gguf;
 mod model;
 mod ops;
 mod pass;

@@ -121,15 +121,8 @@ impl WeightFiles {
                 ));
             }
         }
-        if self.problems.is_empty() {
-            return Ok(self.files);
-        }
-        let more = self.problems.len().saturating_sub(LISTED);
-        if more > 0 {
-            self.problems.truncate(LISTED);
-            self.problems.push(format!("… and {more} more"));
-        }
-        Err(Error::Weights { path: self.path, problems: self.problems })
+        all_or_nothing(self.path, self.problems)?;
+        Ok(self.files)
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, String> {
@@ -178,8 +171,21 @@ impl WeightSource for WeightFiles {
     }
 }
 
+/// Nothing, or an error that lists the problems.
+pub(crate) fn all_or_nothing(path: PathBuf, mut problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let more = problems.len().saturating_sub(LISTED);
+    if more > 0 {
+        problems.truncate(LISTED);
+        problems.push(format!("… and {more} more"));
+    }
+    Err(Error::Weights { path, problems })
+}
+
 /// A broadcast zero takes no memory.
-fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
+pub(crate) fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
     Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
 }
 
