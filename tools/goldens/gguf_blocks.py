@@ -5,6 +5,8 @@ Usage: python tools/goldens/gguf_blocks.py
 Needs, besides bench/requirements.txt: gguf==0.19.0
 """
 
+from typing import TypeAlias
+
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
@@ -13,7 +15,7 @@ from places import MODELS
 from safetensors.numpy import save_file
 
 Encoding = GGMLQuantizationType
-Bytes = NDArray[np.uint8]
+Bytes: TypeAlias = NDArray[np.uint8]
 
 BLOCKS = 5
 HALVES = {  # where a block of each encoding holds its f16 scales

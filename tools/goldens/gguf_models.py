@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gguf
 import numpy as np
@@ -32,7 +32,7 @@ from transformers import (
 
 FOLDER = MODELS / "gguf"
 LENGTH = 9
-Numbers = NDArray[Any]
+Numbers: TypeAlias = NDArray[Any]
 
 LLAMA = {
     "hidden_size": 32,
@@ -277,7 +277,7 @@ SHIFTED = (ARCH.GEMMA, ARCH.GEMMA2, ARCH.GEMMA3)
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-# ---------------------------------------------------------------------------- converting
+# -------------------------------------------------------------------------- converting
 
 
 def rearrange(
@@ -374,16 +374,14 @@ def encoding_of(recipe: Recipe, tensor: str, shape: tuple[int, ...]) -> Encoding
 
 
 def encoded(numbers: Numbers, encoding: Encoding, seed: int) -> Numbers:
-    """The bytes or numbers of a tensor; K-quants, which gguf-py only reads, at random."""
+    """What a tensor holds; K-quants, which gguf-py only reads, at random."""
     if "_K" not in encoding.name:
         return np.asarray(quantize(np.ascontiguousarray(numbers), encoding))
     generator = np.random.default_rng(seed)
     wide = {Encoding.Q4_K: 1e-4, Encoding.Q5_K: 1e-4, Encoding.Q2_K: 3e-3}
     scale = wide.get(encoding, 1e-4)
     assert encoding in HALVES
-    return random_blocks(
-        encoding, numbers.shape[0], numbers.shape[1], scale, generator
-    )
+    return random_blocks(encoding, numbers.shape[0], numbers.shape[1], scale, generator)
 
 
 def write_metadata(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
@@ -439,7 +437,7 @@ def write_metadata(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def rope_factors(config: PreTrainedConfig) -> Numbers | None:
-    """Llama 3's scaling as the converter writes it: what each frequency is divided by."""
+    """Llama 3's scaling as it is written: what each frequency is divided by."""
     rope = getattr(config, "rope_parameters", {})
     if rope.get("rope_type") != "llama3":
         return None
@@ -473,7 +471,9 @@ def write(path: Path, recipe: Recipe, model: PreTrainedModel) -> None:
             encoding = encoding_of(recipe, tensor, numbers.shape)
             data = encoded(numbers, encoding, seed)
             parts.append(data)
-            values = dequantize(np.ascontiguousarray(data), encoding) - np.float32(added)
+            values = dequantize(np.ascontiguousarray(data), encoding) - np.float32(
+                added
+            )
             whence = place(np.arange(weight.size).reshape(weight.shape))
             flat = np.empty(weight.size, np.float32)
             flat[whence.reshape(-1)] = values.reshape(-1)
@@ -488,7 +488,7 @@ def write(path: Path, recipe: Recipe, model: PreTrainedModel) -> None:
     writer.close()
 
 
-# ----------------------------------------------------------------------------- computing
+# --------------------------------------------------------------------------- computing
 
 
 @torch.no_grad()
@@ -500,7 +500,9 @@ def some_sites(model: PreTrainedModel, tokens: Tensor) -> dict[str, Tensor]:
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, value: Tensor) -> None:
-        if value.shape[1] != LENGTH:  # Gemma 3 normalises [batch, head, position, d_head]
+        if (
+            value.shape[1] != LENGTH
+        ):  # Gemma 3 normalises [batch, head, position, d_head]
             value = value.transpose(1, 2)
         kept[name] = value.reshape(1, LENGTH, -1, head_dim).clone(
             memory_format=torch.contiguous_format
@@ -532,7 +534,7 @@ def some_sites(model: PreTrainedModel, tokens: Tensor) -> dict[str, Tensor]:
 def check_with_transformers(
     path: Path, unread: dict[str, Any], tokens: Tensor, logits: Tensor
 ) -> None:
-    """transformers reads the file itself, and undoes the conversion with its own code."""
+    """transformers reads the file with code of its own."""
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     for name, value in unread.items():
         setattr(config, name, value)

@@ -597,7 +597,8 @@ fn gguf_headers_that_lie() {
     let (folder, path) = gguf_folder();
     let (metadata, infos, data) = taken_apart("llama");
     let end = data.len() as u64;
-    let lies: Vec<(&str, Box<dyn Fn(&mut Info)>)> = vec![
+    type Lie = Box<dyn Fn(&mut Info)>;
+    let lies: Vec<(&str, Lie)> = vec![
         ("no dimensions", Box::new(|info| info.dimensions = vec![])),
         ("five dimensions", Box::new(|info| info.dimensions = vec![1; 5])),
         ("a billion dimensions", Box::new(|info| info.dimensions = vec![1; 1 << 16])),

@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::gguf::{Metadata, with_metadata};
+use common::gguf::{Info, Metadata, put_together, taken_apart, with_metadata};
 use common::*;
 use endoscope_models::gguf::{GgufFile, Value};
 use endoscope_models::{Bos, Model, Precision};
@@ -19,8 +19,8 @@ fn folder() -> PathBuf {
 }
 
 /// Every golden site of a file against ours; the largest difference, or what is wrong.
-fn check(path: &Path) -> Result<f32, String> {
-    let golden = load(&path.with_extension("safetensors"));
+fn check(path: &Path, golden: &Path) -> Result<f32, String> {
+    let golden = load(golden);
     let sites = golden.keys().filter(|name| *name != "tokens");
     let plan = sites.clone().fold(Plan::default(), |plan, site| plan.capture(Capture::new(site.as_str())));
     let model = Model::open(path).map_err(|error| error.to_string())?;
@@ -47,13 +47,48 @@ fn sites_are_those_of_the_model_that_was_converted() {
     files.sort();
     let mut wrong = Vec::new();
     for path in &files {
-        match check(path) {
+        match check(path, &path.with_extension("safetensors")) {
             Ok(worst) => println!("{}: largest difference {worst:e}", path.display()),
             Err(problem) => wrong.push(format!("{}: {problem}", path.display())),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(files.len(), 18);
+}
+
+/// What the goldens must notice: a setting or a tensor that is another.
+#[test]
+fn wrong_settings_and_tensors_are_noticed() {
+    let noticed = |name: &str, what: &str, change: &dyn Fn(&mut Metadata, &mut Vec<Info>)| {
+        let (mut metadata, mut infos, data) = taken_apart(name);
+        change(&mut metadata, &mut infos);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wrong.gguf");
+        std::fs::write(&path, put_together(&metadata, &infos, &data)).unwrap();
+        let found = check(&path, &folder().join(format!("{name}.safetensors")));
+        assert!(found.is_err_and(|problem| problem.contains("differs by")), "{name}: {what} was not noticed");
+    };
+    let setting = |name: &str, key: &'static str, value: Value| {
+        noticed(name, key, &|metadata, _| {
+            assert_ne!(metadata.insert(key.into(), value.clone()).unwrap(), value);
+        });
+    };
+    let swapped = |name: &str, one: &'static str, other: &'static str| {
+        noticed(name, one, &|_, infos| {
+            let at = |name: &str| infos.iter().position(|info| info.name == name).unwrap();
+            let (one, other) = (at(one), at(other));
+            let names = (infos[one].name.clone(), infos[other].name.clone());
+            (infos[other].name, infos[one].name) = names;
+        });
+    };
+    setting("llama", "llama.rope.freq_base", Value::Float(510.));
+    setting("llama", "llama.attention.layer_norm_rms_epsilon", Value::Float(1e-4));
+    setting("gpt2", "gpt2.attention.layer_norm_epsilon", Value::Float(1e-4));
+    swapped("llama", "blk.0.attn_q.weight", "blk.1.attn_q.weight");
+    swapped("llama", "blk.0.attn_q.weight", "blk.0.attn_output.weight");
+    swapped("llama", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight");
+    swapped("llama", "blk.1.attn_norm.weight", "blk.1.ffn_norm.weight");
+    swapped("gpt2", "blk.0.attn_norm.bias", "blk.0.ffn_norm.bias");
 }
 
 #[test]
