@@ -4,8 +4,9 @@ use candle_core::{Device, Tensor};
 use endoscope_net::{Capture, Error, Frame, Inputs, Network, Plan, Prepared, Result, Run, Sites, Tap, Taps, TokenRows};
 
 use crate::cache::Cache;
-use crate::ops::{Embedding, Linear, Rotary};
+use crate::ops::{Embedding, Linear};
 use crate::pass::{Memory, Pass};
+use crate::rotary::Angles;
 use crate::sites::DecoderSites;
 use crate::spec::{Positions, Spec};
 
@@ -28,7 +29,22 @@ pub struct Weights {
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
     /// The norm before attention.
-    pub ln1: NormWeights,
+    pub ln1: Option<NormWeights>,
+    /// Attention.
+    pub attention: AttentionWeights,
+    /// The norm of what attention writes.
+    pub ln1_post: Option<NormWeights>,
+    /// The norm before the MLP, where it has one of its own.
+    pub ln2: Option<NormWeights>,
+    /// The MLP or the experts in its place.
+    pub mlp: MlpWeights,
+    /// The norm of what the MLP writes.
+    pub ln2_post: Option<NormWeights>,
+}
+
+/// The weights of attention.
+#[derive(Debug, Clone)]
+pub struct AttentionWeights {
     /// `d -> h e`.
     pub q: Linear,
     /// `d -> g e`.
@@ -37,8 +53,29 @@ pub struct LayerWeights {
     pub v: Linear,
     /// `h e -> d`.
     pub o: Linear,
-    /// The norm before the MLP.
-    pub ln2: NormWeights,
+    /// The weights of the norm of queries: `[e]`, `[h, e]` or `[h e]`, see [`crate::QkNormOver`].
+    pub q_norm: Option<NormWeights>,
+    /// And of keys, with g in the place of h.
+    pub k_norm: Option<NormWeights>,
+}
+
+/// An MLP, or experts.
+#[derive(Debug, Clone)]
+pub enum MlpWeights {
+    /// One MLP for all positions.
+    Dense(DenseWeights),
+    /// Several, of which each position is read by a few.
+    Experts {
+        /// `d -> experts`.
+        router: Linear,
+        /// The experts.
+        experts: Vec<DenseWeights>,
+    },
+}
+
+/// The weights of one MLP.
+#[derive(Debug, Clone)]
+pub struct DenseWeights {
     /// `d -> m`: what the activation function is applied to (the gate of a gated MLP).
     pub gate: Linear,
     /// `d -> m`: the other factor of a gated MLP.
@@ -52,7 +89,7 @@ pub struct LayerWeights {
 pub struct NormWeights {
     /// `[d]`.
     pub weight: Tensor,
-    /// `[d]`, for LayerNorm.
+    /// `[d]`, where LayerNorm has one.
     pub bias: Option<Tensor>,
 }
 
@@ -64,18 +101,26 @@ pub struct Decoder {
     /// Its weights.
     pub weights: Weights,
     pub(crate) sites: DecoderSites,
-    pub(crate) rotary: Option<Rotary>,
+    /// The angles of each kind of rotation.
+    angles: Vec<Angles>,
 }
 
 impl Decoder {
     /// A decoder; `weights` must have the shapes that `spec` says.
     pub fn new(spec: Spec, weights: Weights) -> Result<Self> {
-        let rotary = match spec.positions {
-            Positions::Rotary { base } => Some(Rotary::new(base, spec.d_head, spec.context, &Device::Cpu)?),
-            Positions::Learned => None,
+        let kinds = match &spec.positions {
+            Positions::Rotary { kinds, .. } => kinds.as_slice(),
+            _ => &[],
         };
+        let angles = kinds.iter().map(|kind| Angles::new(kind, spec.context, &Device::Cpu));
+        let angles = angles.collect::<candle_core::Result<_>>()?;
         let sites = DecoderSites::new(&spec)?;
-        Ok(Self { spec, weights, sites, rotary })
+        Ok(Self { spec, weights, sites, angles })
+    }
+
+    /// The angles by which a layer turns queries and keys.
+    pub(crate) fn angles(&self, layer: usize) -> Option<&Angles> {
+        self.angles.get(self.spec.rotation(layer)?)
     }
 
     /// Runs the positions of `frame`, given the keys and values of those before it in `cache` (of one sequence).
@@ -91,7 +136,7 @@ impl Decoder {
             taps.push(Tap::new(prepared, frame)?);
             let stream = self.embed(tokens, &mut taps)?;
             let memory = match cache {
-                Some(cache) => Memory::Cache(cache),
+                Some(cache) => Memory::Caches(std::slice::from_mut(cache)),
                 None => Memory::Own,
             };
             let mut pass = Pass::new(self, taps, stream, memory);
@@ -106,7 +151,11 @@ impl Decoder {
     pub(crate) fn embed(&self, tokens: &TokenRows, taps: &mut Taps) -> Result<Tensor> {
         let Frame { offset, .. } = *taps.parts()[0].tap.frame();
         self.check_tokens(tokens, offset)?;
-        let embedded = taps.at(self.sites.embed, self.weights.embed.rows(&tokens.ids().concat())?)?;
+        let mut embedded = self.weights.embed.rows(&tokens.ids().concat())?;
+        if self.spec.embedding_scale != 1. {
+            embedded = (embedded * self.spec.embedding_scale)?;
+        }
+        let embedded = taps.at(self.sites.embed, embedded)?;
         let Some(pos_embed) = &self.weights.pos_embed else { return Ok(embedded) };
         let shape = (tokens.rows(), tokens.length(), self.spec.d_model);
         let positions = pos_embed.narrow(0, offset, tokens.length())?;

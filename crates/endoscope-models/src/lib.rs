@@ -24,12 +24,14 @@ mod cache;
 pub mod config;
 pub mod decoder;
 mod error;
+mod experts;
 pub mod families;
 mod generate;
 pub mod gguf;
 mod model;
 mod ops;
 mod pass;
+pub mod rotary;
 mod sampling;
 mod save;
 mod sites;
@@ -38,7 +40,7 @@ mod tokenizer;
 mod weights;
 
 pub use cache::Cache;
-pub use decoder::{Decoder, LayerWeights, NormWeights, Weights};
+pub use decoder::{AttentionWeights, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights, Weights};
 pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
 pub use families::Family;
@@ -47,6 +49,9 @@ pub use model::Model;
 pub use ops::{Embedding, Linear, Matrix};
 pub use sampling::Sampling;
 pub use save::save;
-pub use spec::{Activation, AttentionScale, Biases, Mlp, Norm, Positions, Spec};
+pub use spec::{
+    Activation, AttentionScale, Biases, ExpertWeights, Experts, Mlp, Norm, Order, Placement, Positions, QkNorm,
+    QkNormOver, Spec,
+};
 pub use tokenizer::{Bos, Encoded, Tokenizer};
-pub use weights::{Depth, WeightFiles, WeightSource};
+pub use weights::{Depth, Stored, WeightFiles, WeightSource};

@@ -6,22 +6,23 @@
 //! g key/value head, e d_head, d d_model, m d_mlp, v vocabulary.
 
 use candle_core::Tensor;
-use endoscope_kernels::Centre;
 use endoscope_kernels::attention::{self, Heads, KeysValues, Span};
+use endoscope_kernels::{Centre, soft_cap};
 use endoscope_net::{Frame, Part, Prepared, Result, Run, SiteId, Tap, Taps, Work};
 
 use crate::cache::Cache;
-use crate::decoder::{Decoder, LayerWeights, NormWeights};
+use crate::decoder::{Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights};
+use crate::experts;
 use crate::ops;
 use crate::sites::{DecoderSites, LayerSites, NormSites};
-use crate::spec::{Mlp, Norm, Spec};
+use crate::spec::{Norm, Order, Positions, QkNorm, QkNormOver, Spec};
 
 /// Where keys and values of positions outside the pass come from, and where those of the pass go.
 pub(crate) enum Memory<'m> {
     /// Each sequence sees itself alone.
     Own,
-    /// One sequence that goes on.
-    Cache(&'m mut Cache),
+    /// Sequences that go on, one cache each.
+    Caches(&'m mut [Cache]),
     /// One sequence, whose keys and values are kept layer by layer.
     Keep(&'m mut Vec<KeysValues>),
     /// Each part goes on from the first positions of the same other run.
@@ -34,6 +35,8 @@ pub(crate) struct Pass<'p, 'm> {
     pub taps: Taps<'p>,
     /// The residual stream `[r, d]`.
     pub stream: Tensor,
+    /// What the MLP of the layer reads where it stands beside attention: the start of the layer, or its shared norm.
+    beside: Option<Tensor>,
     memory: Memory<'m>,
     /// What each part has computed.
     pub work: Vec<Work>,
@@ -43,7 +46,7 @@ impl<'p, 'm> Pass<'p, 'm> {
     /// A pass from the start of a layer.
     pub fn new(decoder: &'m Decoder, taps: Taps<'p>, stream: Tensor, memory: Memory<'m>) -> Self {
         let work = vec![Work::default(); taps.parts().len()];
-        Self { decoder, taps, stream, memory, work }
+        Self { decoder, taps, stream, beside: None, memory, work }
     }
 
     /// Adds parts whose rows are `stream`.
@@ -79,16 +82,22 @@ impl<'p, 'm> Pass<'p, 'm> {
         }
         let (weights, sites) = self.layer_parts(layer);
         self.at_stream(sites.resid_pre)?;
-        let attn_in = self.norm(&weights.ln1, &sites.ln1, &self.stream.clone())?;
-        let attn_in = self.taps.at(sites.attn_in, attn_in)?;
+        let normed = self.normed(weights.ln1.as_ref(), &sites.ln1)?;
+        self.beside = match self.decoder.spec.order {
+            Order::Sequential => None,
+            Order::Parallel => Some(self.stream.clone()),
+            Order::ParallelSharedNorm => Some(normed.clone()),
+        };
+        let attn_in = self.taps.at(sites.attn_in, normed)?;
         let z = self.attention(layer, &attn_in)?;
-        let tapped = [sites.result, sites.attn_out_raw, sites.attn_out].into_iter().any(|id| self.taps.wants(id));
+        let output = &weights.attention.o;
+        let between = [sites.result, sites.attn_out_raw, sites.attn_out].into_iter().any(|id| self.taps.wants(id));
         let shape = (z.dim(0)?, self.decoder.spec.heads * self.decoder.spec.d_head);
-        if !tapped {
-            self.stream = weights.o.forward_onto(&z.reshape(shape)?, &self.stream)?;
+        if !between && self.decoder.writes_directly() {
+            self.stream = output.forward_onto(&z.reshape(shape)?, &self.stream)?;
             return Ok(());
         }
-        let mut out = weights.o.forward(&z.reshape(shape)?)?;
+        let mut out = output.forward(&z.reshape(shape)?)?;
         if self.taps.wants(sites.result) {
             let result = self.decoder.head_results(layer, &z)?;
             let rewritten = self.taps.at(sites.result, result.clone())?;
@@ -98,6 +107,7 @@ impl<'p, 'm> Pass<'p, 'm> {
             }
         }
         let out = self.taps.at(sites.attn_out_raw, out)?;
+        let out = self.written(weights.ln1_post.as_ref(), &sites.ln1_post, out)?;
         let out = self.taps.at(sites.attn_out, out)?;
         self.stream = (&self.stream + out)?;
         Ok(())
@@ -117,26 +127,60 @@ impl<'p, 'm> Pass<'p, 'm> {
             work.mlp += part.rows().len() as u64;
         }
         let (weights, sites) = self.layer_parts(layer);
-        let mlp_in = self.norm(&weights.ln2, &sites.ln2, &self.stream.clone())?;
-        let mlp_in = self.taps.at(sites.mlp_in, mlp_in)?;
-        let pre = self.taps.at(sites.pre, weights.gate.forward(&mlp_in)?)?;
-        let activation = self.decoder.spec.activation;
-        let post = match (self.decoder.spec.mlp, &weights.up) {
-            (Mlp::Gated, Some(up)) => {
-                let pre_linear = self.taps.at(sites.pre_linear, up.forward(&mlp_in)?)?;
-                ops::activate_gated(activation, &pre, &pre_linear)?
-            }
-            _ => ops::activate(activation, &pre)?,
+        let normed = match (self.beside.take(), self.decoder.spec.order) {
+            (Some(normed), Order::ParallelSharedNorm) => normed,
+            (Some(start), _) => self.norm_of(weights.ln2.as_ref(), &sites.ln2, start)?,
+            (None, _) => self.normed(weights.ln2.as_ref(), &sites.ln2)?,
         };
-        let post = self.taps.at(sites.post, post)?;
-        if !self.taps.wants(sites.mlp_out_raw) && !self.taps.wants(sites.mlp_out) {
-            self.stream = weights.down.forward_onto(&post, &self.stream)?;
-            return Ok(());
-        }
-        let out = self.taps.at(sites.mlp_out_raw, weights.down.forward(&post)?)?;
+        let mlp_in = self.taps.at(sites.mlp_in, normed)?;
+        let between = self.taps.wants(sites.mlp_out_raw) || self.taps.wants(sites.mlp_out);
+        let out = match &weights.mlp {
+            MlpWeights::Dense(mlp) => {
+                let post = self.neurons(mlp, sites, &mlp_in)?;
+                if !between && self.decoder.writes_directly() {
+                    self.stream = mlp.down.forward_onto(&post, &self.stream)?;
+                    return Ok(());
+                }
+                mlp.down.forward(&post)?
+            }
+            MlpWeights::Experts { router, experts } => {
+                let Some(spec) = self.decoder.spec.experts(layer) else {
+                    return Err(endoscope_net::Error::Network(format!(
+                        "layer {layer} has experts that its spec lacks"
+                    )));
+                };
+                let activation = self.decoder.spec.activation;
+                experts::forward(spec, activation, router, experts, sites, &mlp_in, &mut self.taps)?
+            }
+        };
+        let out = self.taps.at(sites.mlp_out_raw, out)?;
+        let out = self.written(weights.ln2_post.as_ref(), &sites.ln2_post, out)?;
         let out = self.taps.at(sites.mlp_out, out)?;
         self.stream = (&self.stream + out)?;
         Ok(())
+    }
+
+    /// What the down projection reads: `[r, d] -> [r, m]`.
+    fn neurons(&mut self, mlp: &DenseWeights, sites: &LayerSites, mlp_in: &Tensor) -> Result<Tensor> {
+        let activation = self.decoder.spec.activation;
+        let pre = self.taps.at(sites.pre, mlp.gate.forward(mlp_in)?)?;
+        let post = match &mlp.up {
+            Some(up) => {
+                let pre_linear = self.taps.at(sites.pre_linear, up.forward(mlp_in)?)?;
+                ops::activate_gated(activation, &pre, &pre_linear)?
+            }
+            None => ops::activate(activation, &pre)?,
+        };
+        self.taps.at(sites.post, post)
+    }
+
+    /// What is added to the stream of what attention or the MLP put out.
+    fn written(&mut self, post: Option<&NormWeights>, sites: &NormSites, out: Tensor) -> Result<Tensor> {
+        let out = self.norm_of(post, sites, out)?;
+        match self.decoder.spec.residual_scale {
+            1. => Ok(out),
+            scale => Ok((out * scale)?),
+        }
     }
 
     /// The residual stream after a layer.
@@ -151,19 +195,33 @@ impl<'p, 'm> Pass<'p, 'm> {
         Ok(())
     }
 
-    fn norm(&mut self, weights: &NormWeights, sites: &NormSites, x: &Tensor) -> Result<Tensor> {
-        self.decoder.norm(weights, sites, x, &mut self.taps)
+    /// The stream through a norm, if there is one.
+    fn normed(&mut self, weights: Option<&NormWeights>, sites: &NormSites) -> Result<Tensor> {
+        self.norm_of(weights, sites, self.stream.clone())
+    }
+
+    fn norm_of(&mut self, weights: Option<&NormWeights>, sites: &NormSites, x: Tensor) -> Result<Tensor> {
+        match weights {
+            Some(weights) => self.decoder.norm(weights, sites, &x, &mut self.taps),
+            None => Ok(x),
+        }
     }
 
     /// `[r, d] -> [r, h, e]`: softmax(q k^T scale) v.
     fn attention(&mut self, layer: usize, x: &Tensor) -> Result<Tensor> {
         let (weights, sites) = self.layer_parts(layer);
+        let weights = &weights.attention;
         let Spec { heads, kv_heads, d_head, .. } = self.decoder.spec;
-        let rows = x.dim(0)?;
-        let k = self.taps.at(sites.k, weights.k.forward(x)?.reshape((rows, kv_heads, d_head))?)?;
-        let v = self.taps.at(sites.v, weights.v.forward(x)?.reshape((rows, kv_heads, d_head))?)?;
-        let k = match &self.decoder.rotary {
-            Some(rotary) => self.taps.at(sites.rot_k, rotary.rotate(&k, &self.positions())?)?,
+        let angles = self.decoder.angles(layer);
+        let projected = |linear: &ops::Linear, x: &Tensor, norm: Option<&NormWeights>, heads| {
+            self.decoder.projected(linear, x, norm, (x.dim(0)?, heads, d_head))
+        };
+        let k = projected(&weights.k, x, weights.k_norm.as_ref(), kv_heads)?;
+        let v = projected(&weights.v, x, None, kv_heads)?;
+        let k = self.taps.at(sites.k, k)?;
+        let v = self.taps.at(sites.v, v)?;
+        let k = match angles {
+            Some(angles) => self.taps.at(sites.rot_k, angles.rotate(&k, &self.positions())?)?,
             None => k,
         };
         // Whose keys these are, before rows are left out.
@@ -172,10 +230,10 @@ impl<'p, 'm> Pass<'p, 'm> {
             true => self.leave_out(x)?,
             false => x.clone(),
         };
-        let rows = x.dim(0)?;
-        let q = self.taps.at(sites.q, weights.q.forward(&x)?.reshape((rows, heads, d_head))?)?;
-        let q = match &self.decoder.rotary {
-            Some(rotary) => self.taps.at(sites.rot_q, rotary.rotate(&q, &self.positions())?)?,
+        let q = self.decoder.projected(&weights.q, &x, weights.q_norm.as_ref(), (x.dim(0)?, heads, d_head))?;
+        let q = self.taps.at(sites.q, q)?;
+        let q = match angles {
+            Some(angles) => self.taps.at(sites.rot_q, angles.rotate(&q, &self.positions())?)?,
             None => q,
         };
         let graph = [&q, &k, &v].iter().any(|x| x.track_op())
@@ -235,6 +293,9 @@ impl<'p, 'm> Pass<'p, 'm> {
         let count = kept.len();
         let kept = Tensor::from_vec(kept, count, x.device())?;
         self.stream = self.stream.contiguous()?.index_select(&kept, 0)?;
+        if let Some(beside) = &mut self.beside {
+            *beside = beside.contiguous()?.index_select(&kept, 0)?;
+        }
         Ok(x.contiguous()?.index_select(&kept, 0)?)
     }
 
@@ -249,17 +310,24 @@ impl<'p, 'm> Pass<'p, 'm> {
     ) -> Result<Tensor> {
         let sites = &self.decoder.sites.layers[layer];
         let Spec { heads, kv_heads, d_head, .. } = self.decoder.spec;
-        let shape =
-            Heads { queries: heads, keys: kv_heads, d_head, scale: self.decoder.spec.attention_scale(layer) as f32 };
+        let keys = sequences.iter().map(|sequence| sequence.offset + sequence.length).max().unwrap_or(0);
+        let key_bias = self.decoder.key_bias(layer, keys);
+        let shape = Heads {
+            soft_cap: self.decoder.spec.attention_softcap.map(|cap| cap as f32),
+            key_bias: &key_bias,
+            window: self.decoder.spec.window(layer),
+            ..Heads::plain(heads, kv_heads, d_head, self.decoder.spec.attention_scale(layer) as f32)
+        };
         let (k, v) = (floats(k)?, floats(v)?);
         let width = kv_heads * d_head;
         let rows = |sequence: &Sequence| sequence.first * width..(sequence.first + sequence.length) * width;
         let (mut new, mut past): (Vec<KeysValues>, Option<&[KeysValues]>) = (Vec::new(), None);
         let own: Vec<&KeysValues> = match &mut self.memory {
-            Memory::Cache(cache) => {
-                let cache = &mut cache.layers[layer];
-                sequences.iter().for_each(|sequence| cache.append(&k[rows(sequence)], &v[rows(sequence)]));
-                vec![&*cache]
+            Memory::Caches(caches) => {
+                for (cache, sequence) in caches.iter_mut().zip(sequences) {
+                    cache.layers[layer].append(&k[rows(sequence)], &v[rows(sequence)]);
+                }
+                caches.iter().map(|cache| &cache.layers[layer]).collect()
             }
             memory => {
                 new.extend(sequences.iter().map(|sequence| {
@@ -326,9 +394,17 @@ impl<'p, 'm> Pass<'p, 'm> {
         let (k, v) = (by_head(k)?, by_head(v)?);
         let grouped = (b, kv_heads, heads / kv_heads * s, d_head);
         let q = q.reshape((b, s, heads, d_head))?.transpose(1, 2)?.contiguous()?.reshape(grouped)?;
-        let scores = (q.matmul(&k.transpose(2, 3)?)? * self.decoder.spec.attention_scale(layer))?;
-        let mask = ops::causal_mask(t - s, s, scores.device())?;
-        let scores = scores.reshape((b, heads, s, t))?.broadcast_add(&mask)?;
+        let mut scores = (q.matmul(&k.transpose(2, 3)?)? * self.decoder.spec.attention_scale(layer))?;
+        if let Some(cap) = self.decoder.spec.attention_softcap {
+            scores = soft_cap(&scores, cap)?;
+        }
+        let mut scores = scores.reshape((b, heads, s, t))?;
+        let key_bias = self.decoder.key_bias(layer, t);
+        if !key_bias.is_empty() {
+            scores = scores.broadcast_add(&Tensor::from_vec(key_bias, (heads, 1, t), scores.device())?)?;
+        }
+        let mask = ops::causal_mask(t - s, s, self.decoder.spec.window(layer), scores.device())?;
+        let scores = scores.broadcast_add(&mask)?;
         let scores = part.tap.at(sites.attn_scores, scores)?;
         let pattern = part.tap.at(sites.pattern, endoscope_kernels::softmax(&scores)?)?;
         let z = pattern.contiguous()?.reshape((b, kv_heads, heads / kv_heads * s, t))?.matmul(&v)?;
@@ -430,7 +506,7 @@ fn opened_attention(
     sites: &LayerSites,
     q: &[f32],
     spans: &[Span<'_>],
-    heads: Heads,
+    heads: Heads<'_>,
 ) -> Result<Vec<f32>> {
     let (mut scores, mut z) = (Vec::new(), Vec::new());
     let (mut queries, mut keys) = (0, 0);
@@ -457,10 +533,7 @@ impl Decoder {
     /// `(x - mean) / scale * weight + bias`, without mean and bias for RMSNorm. The fused kernel gives the same bits as
     /// its parts, so that reading inside a norm changes nothing.
     fn norm(&self, weights: &NormWeights, sites: &NormSites, x: &Tensor, taps: &mut Taps) -> Result<Tensor> {
-        let (centre, epsilon) = match self.spec.norm {
-            Norm::LayerNorm => (Centre::Mean, self.spec.epsilon),
-            Norm::RmsNorm => (Centre::None, self.spec.epsilon),
-        };
+        let (centre, epsilon) = (centre(self.spec.norm), self.spec.epsilon);
         if !taps.wants(sites.scale) && !taps.wants(sites.normalized) {
             return Ok(endoscope_kernels::norm(x, &weights.weight, weights.bias.as_ref(), centre, epsilon)?);
         }
@@ -473,10 +546,60 @@ impl Decoder {
         })
     }
 
+    /// Whether what attention and MLP put out is added to the stream as it is.
+    pub(crate) fn writes_directly(&self) -> bool {
+        !self.spec.placement.after() && self.spec.residual_scale == 1.
+    }
+
+    /// Queries, keys or values by head, clamped and normalised: `[r, d] -> [r, head, e]`.
+    fn projected(
+        &self,
+        linear: &ops::Linear,
+        x: &Tensor,
+        norm: Option<&NormWeights>,
+        shape: (usize, usize, usize),
+    ) -> Result<Tensor> {
+        let mut y = linear.forward(x)?;
+        let all_heads = self.spec.qk_norm.is_some_and(|norm| norm.over == QkNormOver::AllHeads);
+        if let (Some(weights), Some(qk_norm), true) = (norm, self.spec.qk_norm, all_heads) {
+            y = self.qk_norm(weights, qk_norm, &y)?;
+        }
+        if let Some(clip) = self.spec.clip_qkv {
+            y = y.clamp(-clip, clip)?;
+        }
+        let y = y.reshape(shape)?;
+        match (norm, self.spec.qk_norm) {
+            (Some(weights), Some(qk_norm)) if !all_heads => self.qk_norm(weights, qk_norm, &y),
+            _ => Ok(y),
+        }
+    }
+
+    fn qk_norm(&self, weights: &NormWeights, QkNorm { norm, over }: QkNorm, x: &Tensor) -> Result<Tensor> {
+        let (centre, epsilon) = (centre(norm), self.spec.epsilon);
+        if over != QkNormOver::OwnHead {
+            return Ok(endoscope_kernels::norm(x, &weights.weight, weights.bias.as_ref(), centre, epsilon)?);
+        }
+        let scale = endoscope_kernels::norm_scale(x, centre, epsilon)?;
+        let weighted = endoscope_kernels::norm_normalize(x, &scale, centre)?.broadcast_mul(&weights.weight)?;
+        Ok(match &weights.bias {
+            Some(bias) => weighted.broadcast_add(bias)?,
+            None => weighted,
+        })
+    }
+
+    /// What is added to the scaled scores of each key: `[h, keys]`, or nothing.
+    fn key_bias(&self, layer: usize, keys: usize) -> Vec<f32> {
+        if self.spec.positions != Positions::Alibi {
+            return Vec::new();
+        }
+        let scale = self.spec.attention_scale(layer) as f32;
+        ops::alibi(self.spec.heads, keys).into_iter().map(|bias| bias * scale).collect()
+    }
+
     /// Each head's own write to the residual stream: `[r, h, e] -> [r, h, d]`, without bias.
     pub(crate) fn head_results(&self, layer: usize, z: &Tensor) -> Result<Tensor> {
         let (_, heads, d_head) = z.dims3()?;
-        let output = &self.weights.layers[layer].o;
+        let output = &self.weights.layers[layer].attention.o;
         let results: Vec<Tensor> = (0..heads)
             .map(|head| {
                 let z = z.narrow(1, head, 1)?.squeeze(1)?.contiguous()?;
@@ -495,6 +618,15 @@ impl Decoder {
             (None, false) => EndRows::From(0),
             (_, true) => EndRows::From(first_read(tap, self.spec.layers)?.unwrap_or(0)),
         })
+    }
+
+    /// Logits of what the unembedding puts out.
+    fn logits(&self, x: Tensor) -> Result<Tensor> {
+        let x = if self.spec.logit_scale == 1. { x } else { (x * self.spec.logit_scale)? };
+        match self.spec.logit_softcap {
+            Some(cap) => Ok(soft_cap(&x, cap)?),
+            None => Ok(x),
+        }
     }
 
     /// The end of each run: `[b s, d] -> [b, read positions, read columns]`.
@@ -547,12 +679,12 @@ impl Decoder {
             let columns: Option<Vec<u32>> =
                 reads[at].1.as_ref().map(|list| list.iter().map(|&column| column as u32).collect());
             let output = match (&columns, seen(at)) {
-                (Some(columns), false) => self.weights.unembed.select(columns)?.forward(&x)?,
-                (_, false) => self.weights.unembed.forward(&x)?,
+                (Some(columns), false) => self.logits(self.weights.unembed.select(columns)?.forward(&x)?)?,
+                (_, false) => self.logits(self.weights.unembed.forward(&x)?)?,
                 (columns, true) => {
                     let tap = &mut taps.parts_mut()[at].tap;
                     let Frame { rows, length, .. } = *tap.frame();
-                    let output = self.weights.unembed.forward(&x)?;
+                    let output = self.logits(self.weights.unembed.forward(&x)?)?;
                     let vocabulary = self.spec.vocabulary;
                     let output = tap.at(*logits, output.reshape((rows, length, vocabulary))?)?;
                     let output = output.contiguous()?.reshape((rows * length, vocabulary))?;
@@ -582,6 +714,13 @@ impl Decoder {
             runs.push(Finished { outputs: output.reshape(shape)?, tap, rows });
         }
         Ok(runs)
+    }
+}
+
+fn centre(norm: Norm) -> Centre {
+    match norm {
+        Norm::LayerNorm => Centre::Mean,
+        Norm::RmsNorm => Centre::None,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -15,6 +16,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use crate::error::{Error, Result};
+use crate::ops::Matrix;
 
 /// Where a family takes tensors from, by their names in the file: a checkpoint, or variables to be trained.
 pub trait WeightSource {
@@ -25,6 +27,45 @@ pub trait WeightSource {
     /// How matrices are packed for products; none if they stay tensors, to be trained.
     fn precision(&self) -> Option<Precision> {
         None
+    }
+    /// The matrices `[inputs, part]` of a linear map that is cut by its outputs: each part is ranges of them, one after
+    /// the other. A problem may be reported later, all together.
+    fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
+        let weight = match stored {
+            Stored::OutIn { inputs, outputs } => self.get(name, &[outputs, inputs])?.t()?,
+            Stored::InOut { inputs, outputs } => self.get(name, &[inputs, outputs])?,
+        };
+        let precision = self.precision();
+        parts.iter().map(|part| Matrix::new(chosen(&weight, 1, part)?, precision)).collect()
+    }
+}
+
+/// How the matrix of a linear map lies in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// `[outputs, inputs]`: torch.nn.Linear.
+    OutIn {
+        /// Rows of the map.
+        inputs: usize,
+        /// Columns of the map.
+        outputs: usize,
+    },
+    /// `[inputs, outputs]`: transformers' Conv1D.
+    InOut {
+        /// Rows of the map.
+        inputs: usize,
+        /// Columns of the map.
+        outputs: usize,
+    },
+}
+
+/// Ranges of an axis, one after the other; a view where they are one piece.
+pub(crate) fn chosen(x: &Tensor, axis: usize, parts: &[Range<usize>]) -> Result<Tensor> {
+    let pieces = parts.iter().map(|part| x.narrow(axis, part.start, part.len()));
+    let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
+    match pieces.as_slice() {
+        [one] => Ok(one.clone()),
+        many => Ok(Tensor::cat(many, axis)?),
     }
 }
 
@@ -66,7 +107,7 @@ struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
     /// Its bytes in the file.
-    bytes: std::ops::Range<u64>,
+    bytes: Range<u64>,
 }
 
 impl WeightFiles {
@@ -168,6 +209,20 @@ impl WeightSource for WeightFiles {
                 Ok(stand_in(shape)?)
             }
         }
+    }
+
+    fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
+        let (inputs, weight) = match stored {
+            Stored::OutIn { inputs, outputs } => (inputs, self.get(name, &[outputs, inputs])?.t()?),
+            Stored::InOut { inputs, outputs } => (inputs, self.get(name, &[inputs, outputs])?),
+        };
+        let precision = self.precision();
+        let part = |part: &Vec<Range<usize>>| match precision {
+            Some(_) => Matrix::new(chosen(&weight, 1, part)?, precision),
+            // Stand-ins take no memory, joined or not.
+            None => Ok(Matrix::Plain(stand_in(&[inputs, part.iter().map(Range::len).sum()])?)),
+        };
+        parts.iter().map(part).collect()
     }
 }
 

@@ -92,7 +92,7 @@ fn the_sites_hang_together() {
             let post = (mid + at("hook_mlp_out")).unwrap();
             assert!(difference(&post, &at("hook_resid_post")) < 1e-6);
             let mut results = at("attn.hook_result").sum(2).unwrap();
-            if let Some(bias) = &model.decoder.weights.layers[layer].o.bias {
+            if let Some(bias) = &model.decoder.weights.layers[layer].attention.o.bias {
                 results = results.broadcast_add(bias).unwrap();
             }
             assert!(difference(&results, &at("hook_attn_out_raw")) < 1e-5);
