@@ -110,7 +110,8 @@ impl Model {
         let config = Config::parse(file, &Value::Object(config).to_string())?;
         let family = Family::of(&config)?;
         let bos = token_ids(config.peek("bos_token_id")).first().copied();
-        let spec = family.spec(config)?;
+        let mut spec = family.spec(config)?;
+        weights.complete(&mut spec)?;
         let parameters = weights.parameters();
         let taken = family.weights(&spec, &mut weights)?;
         weights.finish()?;

@@ -212,18 +212,28 @@ impl WeightSource for WeightFiles {
     }
 
     fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
-        let (inputs, weight) = match stored {
-            Stored::OutIn { inputs, outputs } => (inputs, self.get(name, &[outputs, inputs])?.t()?),
-            Stored::InOut { inputs, outputs } => (inputs, self.get(name, &[inputs, outputs])?),
-        };
-        let precision = self.precision();
-        let part = |part: &Vec<Range<usize>>| match precision {
-            Some(_) => Matrix::new(chosen(&weight, 1, part)?, precision),
-            // Stand-ins take no memory, joined or not.
-            None => Ok(Matrix::Plain(stand_in(&[inputs, part.iter().map(Range::len).sum()])?)),
-        };
-        parts.iter().map(part).collect()
+        matrices_or_stand_ins(self, name, stored, parts)
     }
+}
+
+/// [`WeightSource::matrices`] of a file: what cannot be packed is a stand-in, of a file that is read no further.
+pub(crate) fn matrices_or_stand_ins(
+    source: &mut impl WeightSource,
+    name: &str,
+    stored: Stored,
+    parts: &[Vec<Range<usize>>],
+) -> Result<Vec<Matrix>> {
+    let (inputs, weight) = match stored {
+        Stored::OutIn { inputs, outputs } => (inputs, source.get(name, &[outputs, inputs])?.t()?),
+        Stored::InOut { inputs, outputs } => (inputs, source.get(name, &[inputs, outputs])?),
+    };
+    let precision = source.precision();
+    let part = |part: &Vec<Range<usize>>| match precision {
+        Some(_) => Matrix::new(chosen(&weight, 1, part)?, precision),
+        // Stand-ins take no memory, joined or not.
+        None => Ok(Matrix::Plain(stand_in(&[inputs, part.iter().map(Range::len).sum()])?)),
+    };
+    parts.iter().map(part).collect()
 }
 
 /// Nothing, or an error that lists the problems.

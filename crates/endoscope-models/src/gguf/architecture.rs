@@ -293,7 +293,6 @@ fn gemma3(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
         &mut config,
         json!({
             "rope_local_base_freq": keys.number("rope.freq_base_swa").unwrap_or(10000.),
-            "final_logit_softcapping": keys.number("final_logit_softcapping"),
             "sliding_window": keys.needed("attention.sliding_window"),
             "sliding_window_pattern": keys.count("attention.sliding_window_pattern").unwrap_or(6),
         }),

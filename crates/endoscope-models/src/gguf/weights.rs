@@ -1,6 +1,7 @@
 //! Weights of a GGUF file under their Hugging Face names, as they were before they were converted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
@@ -10,7 +11,10 @@ use super::blocks::Encoding;
 use super::file::{GgufFile, TensorInfo};
 use super::names::{Names, Place, Undo};
 use crate::error::{Error, Result};
-use crate::weights::{Depth, WeightSource, all_or_nothing, stand_in};
+use crate::ops::Matrix;
+use crate::rotary::RotaryScaling;
+use crate::spec::{Positions, Spec};
+use crate::weights::{Depth, Stored, WeightSource, all_or_nothing, matrices_or_stand_ins, stand_in};
 
 /// The divisors of a rotation's angles, if a file holds them: Llama 3's scaling is written so.
 pub const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
@@ -48,15 +52,29 @@ impl GgufWeights {
         weights.map(|(_, info)| info.shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 
-    /// The divisors of the rotation's angles, `[pairs]`, if the file has them.
-    pub fn rope_factors(&mut self) -> Result<Option<Vec<f64>>> {
-        let Some(info) = self.file.tensors.get(ROPE_FREQUENCIES) else { return Ok(None) };
-        self.used.entry(ROPE_FREQUENCIES.to_string()).or_default();
-        let count: usize = info.shape.iter().product();
+    /// Gives the rotation the divisors that the file holds, if it does.
+    pub fn complete(&mut self, spec: &mut Spec) -> Result<()> {
+        let Some(info) = self.file.tensors.get(ROPE_FREQUENCIES) else { return Ok(()) };
+        let Positions::Rotary { kinds, .. } = &mut spec.positions else { return Ok(()) };
+        let count = info.shape.iter().product();
         // Read at every depth: they are part of what the model is.
-        match self.file.numbers(info, 0..count) {
-            Ok(factors) => Ok(Some(factors.into_iter().map(f64::from).collect())),
-            Err(reason) => Err(Error::read(&self.file.path, format!("`{ROPE_FREQUENCIES}`: {reason}"))),
+        let factors = self.file.numbers(info, 0..count);
+        let factors =
+            factors.map_err(|reason| Error::read(&self.file.path, format!("`{ROPE_FREQUENCIES}`: {reason}")))?;
+        let factors: Vec<f64> = factors.into_iter().map(f64::from).collect();
+        self.used.entry(ROPE_FREQUENCIES.to_string()).or_default();
+        let mut problems = Vec::new();
+        for kind in kinds {
+            if kind.scaling != RotaryScaling::None {
+                problems.push(format!("`{ROPE_FREQUENCIES}` scales a rotation that the metadata scale too"));
+            }
+            kind.scaling = RotaryScaling::Factors { factors: factors.clone(), attention: 1. };
+            problems.extend(kind.problems(spec.d_head));
+        }
+        problems.truncate(1);
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Config { path: self.file.path.clone(), problems }),
         }
     }
 
@@ -176,5 +194,9 @@ impl WeightSource for GgufWeights {
                 Ok(stand_in(shape)?)
             }
         }
+    }
+
+    fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
+        matrices_or_stand_ins(self, name, stored, parts)
     }
 }
