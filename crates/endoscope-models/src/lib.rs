@@ -27,6 +27,7 @@ mod error;
 mod experts;
 pub mod families;
 mod generate;
+pub mod gguf;
 pub mod hub;
 mod model;
 mod ops;

@@ -206,15 +206,8 @@ impl WeightFiles {
                 ));
             }
         }
-        if self.problems.is_empty() {
-            return Ok(self.files);
-        }
-        let more = self.problems.len().saturating_sub(LISTED);
-        if more > 0 {
-            self.problems.truncate(LISTED);
-            self.problems.push(format!("… and {more} more"));
-        }
-        Err(Error::Weights { path: self.path, problems: self.problems })
+        all_or_nothing(self.path, self.problems)?;
+        Ok(self.files)
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, String> {
@@ -263,22 +256,45 @@ impl WeightSource for WeightFiles {
     }
 
     fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
-        let (inputs, weight) = match stored {
-            Stored::OutIn { inputs, outputs } => (inputs, self.get(name, &[outputs, inputs])?.t()?),
-            Stored::InOut { inputs, outputs } => (inputs, self.get(name, &[inputs, outputs])?),
-        };
-        let precision = self.precision();
-        let part = |part: &Vec<Range<usize>>| match precision {
-            Some(_) => Matrix::new(chosen(&weight, 1, part)?, precision),
-            // Stand-ins take no memory, joined or not.
-            None => Ok(Matrix::Plain(stand_in(&[inputs, part.iter().map(Range::len).sum()])?)),
-        };
-        parts.iter().map(part).collect()
+        matrices_or_stand_ins(self, name, stored, parts)
     }
 }
 
+/// [`WeightSource::matrices`] of a file: what cannot be packed is a stand-in, of a file that is read no further.
+pub(crate) fn matrices_or_stand_ins(
+    source: &mut impl WeightSource,
+    name: &str,
+    stored: Stored,
+    parts: &[Vec<Range<usize>>],
+) -> Result<Vec<Matrix>> {
+    let (inputs, weight) = match stored {
+        Stored::OutIn { inputs, outputs } => (inputs, source.get(name, &[outputs, inputs])?.t()?),
+        Stored::InOut { inputs, outputs } => (inputs, source.get(name, &[inputs, outputs])?),
+    };
+    let precision = source.precision();
+    let part = |part: &Vec<Range<usize>>| match precision {
+        Some(_) => Matrix::new(chosen(&weight, 1, part)?, precision),
+        // Stand-ins take no memory, joined or not.
+        None => Ok(Matrix::Plain(stand_in(&[inputs, part.iter().map(Range::len).sum()])?)),
+    };
+    parts.iter().map(part).collect()
+}
+
+/// Nothing, or an error that lists the problems.
+pub(crate) fn all_or_nothing(path: PathBuf, mut problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let more = problems.len().saturating_sub(LISTED);
+    if more > 0 {
+        problems.truncate(LISTED);
+        problems.push(format!("… and {more} more"));
+    }
+    Err(Error::Weights { path, problems })
+}
+
 /// A broadcast zero takes no memory.
-fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
+pub(crate) fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
     Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
 }
 
