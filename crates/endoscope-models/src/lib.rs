@@ -21,6 +21,7 @@
 
 mod branches;
 mod cache;
+mod chat;
 pub mod config;
 pub mod decoder;
 mod error;
@@ -29,6 +30,7 @@ mod generate;
 mod model;
 mod ops;
 mod pass;
+mod positions;
 mod sampling;
 mod save;
 mod sites;
@@ -37,6 +39,7 @@ mod tokenizer;
 mod weights;
 
 pub use cache::Cache;
+pub use chat::{Chat, ChatTemplate, ChatTemplates, Clock, GenerationPrompt, Message, Rendered, RenderedMessage};
 pub use decoder::{Decoder, LayerWeights, NormWeights, Weights};
 pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
@@ -44,8 +47,9 @@ pub use families::Family;
 pub use generate::{Caching, Finish, Generation, Settings, Step, generate};
 pub use model::Model;
 pub use ops::{Embedding, Linear, Matrix};
+pub use positions::{NamedPositions, PromptTokens};
 pub use sampling::Sampling;
 pub use save::save;
 pub use spec::{Activation, AttentionScale, Biases, Mlp, Norm, Positions, Spec};
-pub use tokenizer::{Bos, Encoded, Tokenizer};
+pub use tokenizer::{Bos, Encoded, EncodedChat, MessageSpan, Tokenizer};
 pub use weights::{Depth, WeightFiles, WeightSource};
