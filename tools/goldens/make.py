@@ -8,15 +8,20 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import metrics
 import torch
+from older import older_config
 from places import CAUSAL, MODELS, ROOT, STORIES
+from recipes import LENGTH, Recipe
 from safetensors.torch import save_file
-from sites import Sites, all_sites, gradients
-from tiny_models import RECIPES, load, save
+from site_gradients import gradients
+from sites import Sites, all_sites, load
+from tiny_models import FAMILY_RECIPES, RECIPES, save
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.testing import assert_close
 from transformer_lens_side import (
     HEAT_MAPS,
     TOLERANCE,
@@ -25,6 +30,7 @@ from transformer_lens_side import (
     largest_differences,
     logit_difference,
 )
+from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 DIFFERENTIATED = (
@@ -44,6 +50,9 @@ GENERATIONS = {  # prompt, new tokens; gpt2-odd has 40 positions in all
 }
 SMALLEST_LEAD = 1e-2  # of the best logit, so that rounding cannot change a choice
 
+CLOSE = {"atol": 5e-5, "rtol": 1e-5}  # two ways to attend, which round differently
+VISIBLE = 1e-2  # how much a switch must change some logit
+
 PAIRS = [
     (
         "Once upon a time, there was a little girl named",
@@ -60,22 +69,95 @@ PAIRS = [
 def make_models() -> None:
     """The tiny models and all their sites."""
     for seed, (name, recipe) in enumerate(RECIPES.items()):
-        folder = MODELS / name
-        save(recipe, folder, seed)
-        model = load(folder)
-        for length in recipe.lengths:
-            generator = torch.Generator().manual_seed(1000 + length)
-            tokens = torch.randint(
-                recipe.config.vocab_size, (1, length), generator=generator
+        make_model(name, recipe, seed)
+
+
+def make_families() -> None:
+    """Tiny models of every family, and what each of them turns."""
+    for name, recipe in FAMILY_RECIPES.items():
+        make_model(name, recipe, crc32(name.encode()))
+        check_switches(name, recipe)
+        make_older_config(name, recipe)
+        if recipe.dtype == torch.bfloat16:
+            tokens = random_tokens(recipe, LENGTH)
+            logits = logits_of(load(MODELS / name, dtype=torch.bfloat16), tokens)
+            write_tensors(
+                MODELS / name / "bf16-logits.safetensors", tokens, {"logits": logits}
             )
-            sites = all_sites(model, tokens)
-            if length > 10:
-                sites = {
-                    site: value
-                    for site, value in sites.items()
-                    if not is_upper_result(site)
-                }
-            write_tensors(folder / f"seq{length}.safetensors", tokens, sites)
+    notes = {
+        name: {"model_type": recipe.config.model_type, "switches": recipe.switches}
+        for name, recipe in sorted((RECIPES | FAMILY_RECIPES).items())
+    }
+    write_json(MODELS / "notes.json", notes)
+
+
+def make_model(name: str, recipe: Recipe, seed: int) -> None:
+    """The directory of a recipe with the goldens of its lengths."""
+    folder = MODELS / name
+    save(recipe, folder, seed)
+    model = load(folder)
+    for length in recipe.lengths:
+        tokens = random_tokens(recipe, length)
+        sites = all_sites(model, tokens)
+        # What users run by default is the same model as the one that can be watched.
+        default = load(folder, attn_implementation=None)
+        assert_close(logits_of(default, tokens), sites["hook_logits"], **CLOSE)
+        check_choices(name, sites)
+        if length > 10:
+            sites = {
+                site: value
+                for site, value in sites.items()
+                if not is_upper_result(site)
+            }
+        write_tensors(folder / f"seq{length}.safetensors", tokens, sites)
+
+
+def check_choices(name: str, sites: Sites) -> None:
+    """That rounding cannot change which experts are chosen, nor their order."""
+    for site, chosen in sites.items():
+        if site.endswith("hook_expert_indices"):
+            logits = sites[site.replace("expert_indices", "gate")]
+            best = logits.sort(-1, descending=True).values[..., : chosen.shape[-1] + 1]
+            lead = -best.diff(dim=-1).max().item()
+            assert lead > SMALLEST_LEAD, f"{name}: {site} is too close: {lead:.1e}"
+
+
+def check_switches(name: str, recipe: Recipe) -> None:
+    """That the numbers are others without each of the recipe's switches."""
+    tokens = random_tokens(recipe, LENGTH)
+    with_all = logits_of(load(MODELS / name), tokens)
+    for key, neutral in recipe.without.items():
+        config = AutoConfig.from_pretrained(MODELS / name)
+        assert getattr(config, key) != neutral, f"{name}: {key} is {neutral} already"
+        setattr(config, key, neutral)
+        without = logits_of(load(MODELS / name, config=config), tokens)
+        difference = (with_all - without).abs().max().item()
+        assert difference > VISIBLE, f"{name}: {key} changes only {difference:.1e}"
+
+
+def make_older_config(name: str, recipe: Recipe) -> None:
+    """The configuration in older keys, which must mean the same to transformers."""
+    config = json.loads((MODELS / name / "config.json").read_text())
+    if "rope_parameters" not in config:
+        return
+    path = MODELS / name / "config.older.json"
+    write_json(path, older_config(config))
+    tokens = random_tokens(recipe, LENGTH)
+    older = type(recipe.config).from_json_file(path)
+    older_logits = logits_of(load(MODELS / name, config=older), tokens)
+    assert torch.equal(older_logits, logits_of(load(MODELS / name), tokens)), name
+
+
+def random_tokens(recipe: Recipe, length: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 + length)
+    return torch.randint(recipe.config.vocab_size, (1, length), generator=generator)
+
+
+@torch.no_grad()
+def logits_of(model: Any, tokens: Tensor) -> Tensor:
+    """Logits in float32, whatever the model runs in."""
+    logits: Tensor = model(tokens, use_cache=False).logits
+    return logits.to(torch.float32)
 
 
 def make_stories() -> None:
@@ -190,6 +272,7 @@ def make_metrics() -> None:
 
 PARTS = {
     "models": make_models,
+    "families": make_families,
     "stories": make_stories,
     "gradients": make_gradients,
     "generation": make_generation,

@@ -1,11 +1,13 @@
 """The tiny random models; each switch that can change the numbers is turned in one."""
 
-from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+from gated_models import GATED_RECIPES
+from plain_models import PLAIN_RECIPES
+from recipes import Recipe
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -14,18 +16,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.pytorch_utils import Conv1D
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One model: configuration, lengths of its goldens, how it is filled and saved."""
-
-    config: GPT2Config | LlamaConfig
-    lengths: tuple[int, ...] = (1, 2, 37)
-    attention_gain: float = 1.3
-    dtype: torch.dtype = torch.float32
-    shard_size: str = "1GB"
-
 
 RECIPES = {
     "gpt2-odd": Recipe(
@@ -40,7 +30,8 @@ RECIPES = {
             layer_norm_epsilon=1e-5,
             bos_token_id=None,
             eos_token_id=None,
-        )
+        ),
+        switches="tied, d_head 4, inner width set",
     ),
     "gpt2-switches": Recipe(
         GPT2Config(
@@ -56,7 +47,8 @@ RECIPES = {
             tie_word_embeddings=False,
             bos_token_id=0,
             eos_token_id=0,
-        )
+        ),
+        switches="exact gelu, eps 1e-3, scores divided by layer number, untied",
     ),
     "gpt2-relu": Recipe(
         GPT2Config(
@@ -71,7 +63,8 @@ RECIPES = {
             eos_token_id=0,
         ),
         lengths=(7,),
-        attention_gain=0.6,  # unscaled scores must not saturate the softmax
+        attention_gain=0.6,  # unscaled scores must not saturate the softmax,
+        switches="relu, scores unscaled",
     ),
     "llama-grouped": Recipe(
         LlamaConfig(
@@ -90,7 +83,8 @@ RECIPES = {
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             bos_token_id=1,
             eos_token_id=[2, 3],
-        )
+        ),
+        switches="grouped heads, d_head free, attention and MLP biases, untied",
     ),
     "llama-sharded": Recipe(
         LlamaConfig(
@@ -108,6 +102,7 @@ RECIPES = {
             rope_parameters={"rope_type": "default", "rope_theta": 500.0},
         ),
         shard_size="40KB",
+        switches="tanh gelu, base 500, eps 1e-3, tied, in shards",
     ),
     "llama-bf16": Recipe(
         LlamaConfig(
@@ -124,8 +119,17 @@ RECIPES = {
         ),
         lengths=(7,),
         dtype=torch.bfloat16,
+        switches="saved in bfloat16",
     ),
 }
+
+
+# Each switch is on in one model and off in another.
+FAMILY_RECIPES = PLAIN_RECIPES | GATED_RECIPES
+
+# Projections to queries and keys, some of them with values.
+TO_ATTENTION = ("c_attn", "q_proj", "k_proj", "query_key_value", "qkv_proj")
+ROUTER_GAIN = 2.0  # so that the choice of experts is uneven
 
 
 def save(recipe: Recipe, folder: Path, seed: int) -> None:
@@ -134,15 +138,6 @@ def save(recipe: Recipe, folder: Path, seed: int) -> None:
     model: Any = AutoModelForCausalLM.from_config(config)
     fill(model, recipe.attention_gain, torch.Generator().manual_seed(seed))
     model.to(recipe.dtype).save_pretrained(folder, max_shard_size=recipe.shard_size)
-
-
-def load(folder: Path) -> PreTrainedModel:
-    """The model of a directory as the reference runs it: float32, eager, no dropout."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
-    model.train(False)
-    return model
 
 
 @torch.no_grad()
@@ -154,14 +149,18 @@ def fill(
     def random(like: Tensor, scale: float) -> Tensor:
         return scale * torch.randn(like.shape, generator=generator)
 
+    # Gemma's norms multiply by 1 + weight.
+    norm_weight = 0.0 if model.config.model_type.startswith("gemma") else 1.0
+    left = {name for name, _ in model.named_parameters()}
     for name, module in model.named_modules():
+        left -= {f"{name}.weight", f"{name}.bias"}
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
         if isinstance(bias, nn.Parameter):
             bias.copy_(random(bias, 0.3))
         if not isinstance(weight, nn.Parameter):
             continue
         if weight.ndim == 1:
-            weight.copy_(1.0 + random(weight, 0.3))
+            weight.copy_(norm_weight + random(weight, 0.3))
         elif isinstance(module, nn.Embedding):
             weight.copy_(random(weight, 2.0 / sqrt(weight.shape[1])))
         elif name == "lm_head":
@@ -169,6 +168,11 @@ def fill(
                 weight.copy_(random(weight, 2.0 / sqrt(weight.shape[1])))
         else:
             fan_in = weight.shape[0] if isinstance(module, Conv1D) else weight.shape[1]
-            projects_to_attention = name.endswith(("c_attn", "q_proj", "k_proj"))
-            gain = attention_gain if projects_to_attention else 1.0
+            gain = attention_gain if name.endswith(TO_ATTENTION) else 1.0
+            if name.endswith("mlp.gate"):
+                gain = ROUTER_GAIN
             weight.copy_(random(weight, gain / sqrt(fan_in)))
+    for name in sorted(left):  # experts, three axes in one tensor: [expert, out, in]
+        parameter = model.get_parameter(name)
+        assert parameter.ndim == 3, f"{name} was not filled"
+        parameter.copy_(random(parameter, 1.0 / sqrt(parameter.shape[-1])))

@@ -163,8 +163,8 @@ pub(crate) struct Source {
 pub(crate) struct Reading {
     /// Where the stream is read.
     pub stream: SiteId,
-    /// The scale of the norm in between.
-    pub scale: SiteId,
+    /// The scale of the norm in between, if there is one.
+    pub scale: Option<SiteId>,
     /// What is received; nothing for the final residual stream, which is unembedded.
     pub receivers: Vec<(SiteId, Index)>,
 }
@@ -234,23 +234,23 @@ fn readings_of(receiver: &Receiver, sites: &Sites) -> Result<Vec<Reading>> {
             ))
         };
         let at = |name: String| sites.resolve_one(&name);
+        // None where only what is written is normalised.
+        let norm = |name: &str| at(format!("blocks.{layer}.{name}.hook_scale")).ok();
         let (stream, scale) = match short(&site.name) {
-            "q" | "k" | "v" | "attn_in" => {
-                (at(format!("resid_pre.{layer}"))?, format!("blocks.{layer}.ln1.hook_scale"))
-            }
-            "mlp_in" => {
-                // Where attention and MLP are parallel, both read the same stream.
-                let stream = at(format!("resid_mid.{layer}")).or_else(|_| at(format!("resid_pre.{layer}")))?;
-                (stream, format!("blocks.{layer}.ln2.hook_scale"))
-            }
-            "resid_post" if layer == last => (id, "ln_final.hook_scale".into()),
+            "q" | "k" | "v" | "attn_in" => (at(format!("resid_pre.{layer}"))?, norm("ln1")),
+            // Where attention and MLP are parallel, both read the same stream, and may share its norm.
+            "mlp_in" => match at(format!("resid_mid.{layer}")) {
+                Ok(middle) => (middle, norm("ln2")),
+                Err(_) => (at(format!("resid_pre.{layer}"))?, norm("ln2").or_else(|| norm("ln1"))),
+            },
+            "resid_post" if layer == last => (id, Some(at("ln_final.hook_scale".into())?)),
             _ => return Err(cannot()),
         };
         if receiver.heads != Index::All && site.axis(endoscope_net::AxisName::Head).is_none() {
             return Err(Error::Sweep(format!("`{}` has no heads, so `{receiver}` cannot be received", site.name)));
         }
         let receivers = if stream == id { Vec::new() } else { vec![(id, receiver.heads.clone())] };
-        Ok(Reading { stream, scale: at(scale)?, receivers })
+        Ok(Reading { stream, scale, receivers })
     };
     ids.into_iter().map(reading).collect()
 }

@@ -11,7 +11,7 @@ use crate::path::{PathNorm, PathScores, PathSweep, Paths, Reading, Sender, Sourc
 use crate::planner::{Budget, Planner, SweepCost};
 use crate::prompts::Pair;
 use crate::scores::{Means, PairScores};
-use crate::sweep::common_length;
+use crate::sweep::{Align, longest};
 
 /// Runs a sweep over senders; `watch` hears of the progress and may end it.
 ///
@@ -24,7 +24,7 @@ pub fn path_sweep(
     planner: Planner,
     watch: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<PathScores> {
-    common_length(&[], pairs)?;
+    longest(&[], Align::Equal, pairs)?;
     let paths = Paths::new(sweep, network.sites())?;
     let (scores, cost) = each_pair(pairs, planner, paths.sources.len(), watch, |pair, computing, cost, ran| {
         let of_pair = PathsOfPair::new(network, sweep, &paths, pair)?;
@@ -38,7 +38,7 @@ pub fn path_sweep(
         naive += base.run.work;
         Ok((PairScores { clean, corrupt, values }, naive))
     })?;
-    let Means { clean, corrupt, values, normalised, spread } = Means::of(&scores);
+    let Means { clean, corrupt, values, normalised, spread } = Means::of(&scores, |_, _| true);
     let senders = paths.sources.iter().map(|source| source.sender).collect();
     Ok(PathScores { paths: sweep.clone(), senders, values, normalised, spread, clean, corrupt, pairs: scores, cost })
 }
@@ -66,11 +66,16 @@ impl<'a> PathsOfPair<'a> {
             })
         };
         let mut recipient = capture(editing(&sweep.with), &sources);
+        for source in &paths.sources {
+            if let Some((raw, written)) = way_out(source, sites)? {
+                recipient = capture(recipient, &[raw, written]);
+            }
+        }
         for reading in &paths.readings {
             let received: Vec<SiteId> = reading.receivers.iter().map(|(id, _)| *id).collect();
             recipient = capture(capture(recipient, &[reading.stream]), &received);
             if sweep.norm == PathNorm::Frozen {
-                recipient = capture(recipient, &[reading.scale]);
+                recipient = capture(recipient, reading.scale.as_slice());
             }
         }
         let donor = capture(Plan::default(), &sources);
@@ -87,7 +92,40 @@ impl<'a> PathsOfPair<'a> {
         source.site < reading.stream || source.sender == Sender::Embedding
     }
 
-    /// What a sender writes in the donor run less what it writes in the recipient run, `[1, position, dim]`.
+    /// What each sender of one site writes in the donor run less what it writes in the recipient run: `[1, position, dim]`.
+    fn differences(&self, sources: &[usize], budget: &mut Budget, cost: &mut SweepCost) -> Result<Vec<Tensor>> {
+        let sources: Vec<&Source> = sources.iter().map(|&number| &self.paths.sources[number]).collect();
+        let Some(first) = sources.first() else { return Ok(Vec::new()) };
+        let base = &self.runs.base;
+        let Some((raw, written)) = way_out(first, self.sites)? else {
+            return sources.into_iter().map(|source| self.difference(source)).collect();
+        };
+        let written = self.name(written);
+        let before = base.run.captured.get(written)?;
+        if same_bits(base.run.captured.get(self.name(raw))?, before)? {
+            return sources.into_iter().map(|source| self.difference(source)).collect();
+        }
+        // A norm, a factor or an edit lies between what the heads give and what is written: each head goes through it.
+        let nothing = || self.with(Vec::new()).outputs_at(Index::List(Vec::new())).capture(Capture::new(written));
+        let plans = sources.iter().map(|source| {
+            let mut plan = nothing();
+            plan.edits.push(self.donor_edit(source)?);
+            Ok(plan)
+        });
+        let batches = budget.batches(self.network, base, plans.collect::<Result<_>>()?)?;
+        batches.count(cost);
+        let mut differences = vec![before.zeros_like()?; sources.len()];
+        batches.run(self.network, base, |plans, runs| {
+            for (&plan, run) in plans.iter().zip(runs) {
+                cost.work += run.work;
+                differences[plan] = (run.captured.get(written)? - before)?;
+            }
+            Ok(())
+        })?;
+        Ok(differences)
+    }
+
+    /// The same of one sender that writes directly to the stream.
     fn difference(&self, source: &Source) -> Result<Tensor> {
         let name = self.name(source.site);
         let (donor, recipient) = (self.runs.donor.get(name)?, self.runs.base.run.captured.get(name)?);
@@ -104,10 +142,14 @@ impl<'a> PathsOfPair<'a> {
         let moved = (self.runs.base.run.captured.get(stream)? + difference)?;
         let patch = Edit::new(stream, Change::Patch { source: moved.into() });
         let mut edits = vec![patch.at(AxisName::Position, self.sweep.positions.clone())];
-        if self.sweep.norm == PathNorm::Frozen {
-            edits.push(self.frozen(self.name(reading.scale))?);
-        }
+        edits.extend(self.frozen_norm(reading)?);
         Ok(edits)
+    }
+
+    /// The norm of a reading kept as in the recipient run, if that is asked for and there is one.
+    fn frozen_norm(&self, reading: &Reading) -> Result<Option<Edit>> {
+        let scale = reading.scale.filter(|_| self.sweep.norm == PathNorm::Frozen);
+        scale.map(|scale| self.frozen(self.name(scale))).transpose()
     }
 
     /// A site kept as in the recipient run.
@@ -150,11 +192,11 @@ impl<'a> PathsOfPair<'a> {
         for sources in self.by_site() {
             let mut finals: Vec<(usize, Vec<Edit>)> = Vec::new();
             let (mut first, mut of) = (Vec::new(), Vec::new());
-            for &number in &sources {
+            let differences = self.differences(&sources, budget, cost)?;
+            for (&number, difference) in sources.iter().zip(&differences) {
                 let source = &self.paths.sources[number];
-                let difference = self.difference(source)?;
                 for reading in self.paths.readings.iter().filter(|reading| self.reaches(source, reading)) {
-                    let edits = self.reading_edits(reading, &difference)?;
+                    let edits = self.reading_edits(reading, difference)?;
                     match reading.receivers.is_empty() {
                         true => finals.push((number, edits)),
                         false => {
@@ -229,9 +271,7 @@ impl<'a> PathsOfPair<'a> {
                 if source.sender != Sender::Embedding && self.reaches(source, reading) {
                     plan.edits.push(own);
                 }
-                if self.sweep.norm == PathNorm::Frozen {
-                    plan.edits.push(self.frozen(self.name(reading.scale))?);
-                }
+                plan.edits.extend(self.frozen_norm(reading)?);
                 for (id, _) in &reading.receivers {
                     plan = plan.capture(Capture::new(self.name(*id)));
                 }
@@ -272,4 +312,22 @@ impl<'a> PathsOfPair<'a> {
         cost.batches += 1;
         Ok(run)
     }
+}
+
+/// What the heads of a layer put out together, and what of it is added to the stream.
+fn way_out(source: &Source, sites: &Sites) -> Result<Option<(SiteId, SiteId)>> {
+    Ok(match source.sender {
+        Sender::Head { layer, .. } => Some((
+            sites.resolve_one(&format!("attn_out_raw.{layer}"))?,
+            sites.resolve_one(&format!("attn_out.{layer}"))?,
+        )),
+        Sender::Mlp { .. } | Sender::Embedding => None,
+    })
+}
+
+fn same_bits(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let bits = |x: &Tensor| -> Result<Vec<u32>> {
+        Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+    };
+    Ok(bits(a)? == bits(b)?)
 }

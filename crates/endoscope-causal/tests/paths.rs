@@ -51,8 +51,8 @@ fn any_paths() -> impl Strategy<Value = PathSweep> {
     let norm = select(vec![PathNorm::Recomputed, PathNorm::Frozen]);
     let direction = select(vec![Direction::Denoise, Direction::Noise]);
     let metric = select(vec![Metric::LogitDiff, Metric::Kl, Metric::Probability]);
-    let edit = Edit::new("mlp_out.1", Change::Scale { factor: 0.5 });
-    let with = select(vec![vec![], vec![], vec![edit]]);
+    let half = |site: &str| vec![Edit::new(site, Change::Scale { factor: 0.5 })];
+    let with = select(vec![vec![], vec![], vec![], half("mlp_out.1"), half("attn_out.0")]);
     (sets, positions, norm, direction, metric, with).prop_map(|(set, positions, norm, direction, metric, with)| {
         PathSweep { positions, norm, direction, metric, with, ..to(&set) }
     })
@@ -63,12 +63,17 @@ proptest! {
     #[test]
     fn planned_is_the_definition(
         paths in any_paths(),
-        name in select(vec!["gpt2-odd", "gpt2-switches", "llama-grouped", "llama-sharded"]),
+        name in select(vec![
+            "gpt2-odd", "gpt2-switches", "llama-grouped", "llama-sharded", "gpt_neox-parallel", "gptj-odd", "gemma2-odd",
+            "gemma3_text-odd", "olmo2-odd", "granite-odd", "falcon-40b", "falcon-alibi", "mixtral-odd", "stablelm-parallel",
+        ]),
         tokens in proptest::collection::vec((0u32..37, 0u32..37), 1..5),
         memory in select(vec![1u64, 1 << 30]),
     ) {
         let model = tiny(name);
-        let (clean, corrupt): (Vec<u32>, Vec<u32>) = tokens.into_iter().unzip();
+        let vocabulary = model.spec().vocabulary as u32;
+        let (clean, corrupt): (Vec<u32>, Vec<u32>) =
+            tokens.into_iter().map(|(a, b)| (a % vocabulary, b % vocabulary)).unzip();
         let pairs = [pair(&clean, &corrupt)];
         match (run(&model, &paths, &pairs, Planner::within(memory)), run(&model, &paths, &pairs, Planner::Naive)) {
             (Ok(planned), Ok(naive)) => {

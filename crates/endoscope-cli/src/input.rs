@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{Encode, WrittenPair, parse_prompts};
-use endoscope_models::{Bos, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
+use endoscope_models::hub::Reference;
+use endoscope_models::{Bos, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
 use endoscope_net::Plan;
 use endoscope_report::HashedFile;
 
 use crate::chat::ChatArguments;
 use crate::output::Output;
+use crate::progress;
 
 /// Whether the beginning-of-sequence token is put before a text.
 #[derive(Debug, Clone, Copy, Args)]
@@ -174,7 +176,8 @@ impl Encode for ModelEncoder<'_> {
 /// A model argument, the same for every verb.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgument {
-    /// A Hugging Face model directory: config.json, model.safetensors (or shards), tokenizer.json.
+    /// A Hugging Face model directory (config.json, model.safetensors or shards, tokenizer.json), or a repository of
+    /// the hub, org/name or org/name@revision, which is downloaded once.
     pub model: PathBuf,
     #[command(flatten)]
     weights: WeightsArgument,
@@ -182,8 +185,18 @@ pub struct ModelArgument {
 
 impl ModelArgument {
     pub fn open(&self) -> Result<Model> {
-        Ok(Model::open_as(&self.model, self.weights.precision())?)
+        open(&self.model, Depth::Numbers(self.weights.precision()))
     }
+
+    /// Opens it without its numbers.
+    pub fn open_headers(&self) -> Result<Model> {
+        open(&self.model, Depth::Headers)
+    }
+}
+
+/// Opens a model, with a bar for each file that is downloaded.
+pub fn open(model: &Path, depth: Depth) -> Result<Model> {
+    Ok(Model::open_reference(&Reference::parse(model)?, depth, &mut progress::downloads())?)
 }
 
 /// How matrices are kept in memory.

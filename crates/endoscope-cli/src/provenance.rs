@@ -17,6 +17,9 @@ pub fn provenance(started: &Started, model: &Model, others: &[(&str, &Path)]) ->
     for (role, path) in model_files.chain(others.iter().copied()) {
         provenance.files.push(HashedFile::read(role, path)?);
     }
+    if let Some(revision) = &model.revision {
+        provenance.revisions.insert(revision.repository.clone(), revision.commit.clone());
+    }
     // The versions that Cargo.lock pins; a test keeps them true.
     provenance.libraries.insert("candle-core".into(), CANDLE.into());
     provenance.libraries.insert("tokenizers".into(), TOKENIZERS.into());

@@ -130,12 +130,12 @@ fn configs_that_cannot_be_translated_with_certainty() {
         "gpt2-odd",
         &ALL,
         write("{}"),
-        &["config.json: model_type `(none)` is not supported; supported are: gpt2, llama"],
+        &["config.json: model_type `(none)` is not supported; supported are: gpt2, gpt_neo"],
     );
     broken_config(
         "gpt2-odd",
         set("model_type", json!("mamba")),
-        &["`mamba` is not supported; supported are: gpt2, llama"],
+        &["`mamba` is not supported; supported are: gpt2, gpt_neo"],
     );
     let only = json!({"model_type": "gpt2"});
     let keys = ["n_embd", "n_head", "n_positions", "vocab_size", "n_layer"].map(|key| format!("`{key}` is missing"));
@@ -146,8 +146,8 @@ fn configs_that_cannot_be_translated_with_certainty() {
         set("quantization_config", json!({"bits": 4})),
         &["`quantization_config` is {\"bits\":4}"],
     );
-    let scaling = json!({"rope_type": "llama3", "factor": 8.0});
-    let parts = ["`rope_scaling.rope_type` = \"llama3\": rope scaling is not supported", "`rope_scaling.factor`"];
+    let scaling = json!({"rope_type": "dynamic", "factor": 8.0});
+    let parts = ["the rope_type of `rope_scaling` depends on the length of the sequence"];
     broken_config("llama-grouped", set("rope_scaling", scaling), &parts);
     broken_config("gpt2-odd", set("activation_function", json!("mish")), &["`activation_function` is \"mish\""]);
     broken_config("gpt2-odd", set("layer_norm_epsilon", json!(-1)), &["epsilon is -1"]);
@@ -178,9 +178,9 @@ fn absurd_sizes() {
         |path| edit_config(path, set("vocab_size", json!(1 << 28))),
         &["[268435456, 20] is needed"],
     );
-    broken_config("gpt2-odd", set("n_head", json!(3)), &["`n_embd` = 20 cannot be split into `n_head` = 3 heads"]);
+    broken_config("gpt2-odd", set("n_head", json!(3)), &["a width of 20 cannot be split into 3 heads"]);
     broken_config("llama-grouped", set("num_key_value_heads", json!(4)), &["6 heads cannot share 4 key/value heads"]);
-    broken_config("llama-grouped", set("head_dim", json!(7)), &["rotary positions need an even d_head, not 7"]);
+    broken_config("llama-grouped", set("head_dim", json!(7)), &["7 rotary dimensions of 7 make no pairs"]);
 }
 
 #[test]

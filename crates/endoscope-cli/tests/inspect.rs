@@ -20,7 +20,8 @@ fn the_document_says_what_the_model_is() {
         assert_eq!(spec[key], value, "{key}");
     }
     assert_eq!((&spec["kv_heads"], &spec["d_head"], &spec["d_mlp"]), (&json!(2), &json!(8), &json!(28)));
-    assert_eq!(spec["positions"], json!({"rotary": {"base": 10000.0}}));
+    let kind = json!({"base": 10000.0, "dims": 8, "pairs": "halves", "scaling": "none"});
+    assert_eq!(spec["positions"], json!({"rotary": {"kinds": [kind], "layers": []}}));
     assert_eq!(found["tokenizer"], json!(null));
     assert_eq!(found["end_tokens"], json!([2, 3]));
     let sites = found["sites"].as_array().unwrap();

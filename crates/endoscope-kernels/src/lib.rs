@@ -29,6 +29,7 @@ mod bias;
 mod matrix;
 mod norm;
 mod simd;
+mod soft_cap;
 mod softmax;
 mod storage;
 #[cfg(test)]
@@ -39,5 +40,6 @@ mod top_k;
 pub use bias::add_bias;
 pub use matrix::{PackedMatrix, Precision};
 pub use norm::{Centre, norm, norm_normalize, norm_scale};
+pub use soft_cap::soft_cap;
 pub use softmax::softmax;
 pub use top_k::top_k;

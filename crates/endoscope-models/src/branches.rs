@@ -13,8 +13,9 @@ use endoscope_net::{
     SiteId, Size, Tap, Taps, TokenRows, Work,
 };
 
-use crate::decoder::{Decoder, in_pool, tokens_of};
+use crate::decoder::{Decoder, MlpWeights, in_pool, tokens_of};
 use crate::pass::{End, Memory, Pass, first_read};
+use crate::spec::Order;
 
 /// What a base run keeps for its branches: streams `[s, d]`, but for the last as they were before edits of the site itself.
 struct State {
@@ -120,7 +121,7 @@ impl Resume for Decoder {
         in_pool(|| {
             let mut taps = Taps::default();
             taps.push(Tap::new(&prepared, Frame::whole(1, tokens.length()))?);
-            let stream = self.embed(tokens, &mut taps)?;
+            let stream = self.embed(tokens.ids(), &mut taps)?;
             let mut keys_values = Vec::with_capacity(self.spec.layers);
             let (mut starts, mut middles, mut ends) = (Vec::new(), Vec::new(), Vec::new());
             let mut pass = Pass::new(self, taps, stream, Memory::Keep(&mut keys_values));
@@ -288,7 +289,11 @@ impl Decoder {
         };
         let sites = &self.sites.layers[layer];
         // The sum that a linear site enters, unless something else happens on the way.
-        let (place, sum, end) = if id.0 < sites.resid_mid.0 {
+        let sequential = self.spec.order == Order::Sequential;
+        let (place, sum, end) = if !sequential && id.0 < sites.resid_post.0 {
+            // Attention and MLP start together and end together.
+            (Place::start(layer), Place::end(layer), sites.resid_post.0)
+        } else if sequential && id.0 < sites.resid_mid.0 {
             (Place::start(layer), Place::middle(layer), sites.resid_mid.0)
         } else if id.0 < sites.resid_post.0 {
             (Place::middle(layer), Place::end(layer), sites.resid_post.0)
@@ -315,8 +320,10 @@ impl Decoder {
     ) -> Result<Option<Tensor>> {
         let sites = &self.sites.layers[layer];
         let weights = &self.weights.layers[layer];
-        let written = [sites.attn_out_raw, sites.attn_out, sites.mlp_out_raw, sites.mlp_out];
-        if !written.contains(&id) && ![sites.z, sites.result, sites.post].contains(&id) {
+        let whole = [sites.attn_out, sites.mlp_out].contains(&id);
+        let raw = [sites.z, sites.result, sites.post, sites.attn_out_raw, sites.mlp_out_raw].contains(&id);
+        // A norm on the way out is not linear.
+        if !whole && (!raw || self.spec.placement.after()) {
             return Ok(None);
         }
         let change = (after - before)?.squeeze(0)?;
@@ -333,13 +340,15 @@ impl Decoder {
             let to = (from..width).rev().find(changed).unwrap_or(from) + 1;
             Ok(linear.forward_part(&change.narrow(1, from, to - from)?.contiguous()?, from..to)?)
         };
-        Ok(match id {
-            _ if !finite => None,
-            id if id == sites.z => Some(through(&weights.o, change.reshape((rows, ()))?)?),
-            id if id == sites.result => Some(change.sum(1)?),
-            id if id == sites.post => Some(through(&weights.down, change)?),
-            _ => Some(change),
-        })
+        let delta = match (id, &weights.mlp) {
+            _ if !finite => return Ok(None),
+            (id, _) if id == sites.z => through(&weights.attention.o, change.reshape((rows, ()))?)?,
+            (id, _) if id == sites.result => change.sum(1)?,
+            (id, MlpWeights::Dense(mlp)) if id == sites.post => through(&mlp.down, change)?,
+            _ => change,
+        };
+        let scale = if whole { 1. } else { self.spec.residual_scale };
+        Ok(Some(if scale == 1. { delta } else { (delta * scale)? }))
     }
 
     /// What a task costs.
@@ -375,7 +384,7 @@ impl Decoder {
         }
         // What is alive at once for a row: the stream before and after, a norm, and the widest of what a half makes.
         let heads = ((spec.heads + 2 * spec.kv_heads) * spec.d_head + spec.heads * spec.d_head) as u64;
-        let row = 4 * spec.d_model as u64 + heads.max(3 * spec.d_mlp as u64);
+        let row = 4 * spec.d_model as u64 + heads.max(3 * spec.widest_mlp() as u64);
         let padded = rows.div_ceil(32) * 32;
         let own = 2 * padded * (spec.kv_heads * spec.d_head.div_ceil(32) * 32) as u64;
         let opened = (0..spec.layers).any(|layer| {
@@ -383,7 +392,8 @@ impl Decoder {
             ready.all.wants(sites.attn_scores) || ready.all.wants(sites.pattern)
         });
         let matrices = if opened { 3 * spec.heads as u64 * rows * length as u64 } else { 0 };
-        let captured: u64 = 2 * ready.all.captured_sites().len() as u64 * rows * spec.d_model.max(spec.d_mlp) as u64;
+        let captured: u64 =
+            2 * ready.all.captured_sites().len() as u64 * rows * spec.d_model.max(spec.widest_mlp()) as u64;
         let delta = if matches!(start.rows, Rows::Plus(_)) { rows * spec.d_model as u64 } else { 0 };
         let logits = 2 * reads * (columns + spec.d_model as u64);
         Ok(Cost { work, bytes: 4 * (rows * row + own + matrices + captured + delta + logits) })
@@ -447,7 +457,7 @@ impl Decoder {
             Rows::Embedded => {
                 let mut taps = Taps::default();
                 taps.push(tap);
-                let embedded = self.embed(tokens, &mut taps)?;
+                let embedded = self.embed(tokens.ids(), &mut taps)?;
                 tap = Tap::new(&ready.all, whole)?;
                 embedded.narrow(0, start.first, rows)?
             }

@@ -116,6 +116,11 @@ impl Config {
         self.keys.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there and null.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(Value::is_null)
+    }
+
     /// Says that something is wrong; all problems are reported together.
     pub fn problem(&mut self, problem: impl Into<String>) {
         self.problems.push(problem.into());
@@ -159,6 +164,34 @@ impl Config {
     /// A number with a default.
     pub fn number_or(&mut self, key: &str, default: f64) -> f64 {
         self.take_as(key, Some(default), "a number", Value::as_f64).unwrap_or(default)
+    }
+
+    /// A number, if it is there.
+    pub fn number(&mut self, key: &str) -> Option<f64> {
+        self.inert(&[key]);
+        self.peek(key)?;
+        Some(self.number_or(key, 1.))
+    }
+
+    /// A list of words, if it is there.
+    pub fn words(&mut self, key: &str) -> Option<Vec<String>> {
+        self.list(key, "a list of texts", |value| value.as_str().map(String::from))
+    }
+
+    /// A list of counts, if it is there.
+    pub fn counts(&mut self, key: &str) -> Option<Vec<usize>> {
+        self.list(key, "a list of counts", |value| value.as_u64().map(|n| n as usize))
+    }
+
+    fn list<T>(&mut self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+        self.inert(&[key]);
+        self.peek(key)?;
+        self.take_as(key, None, kind, |value| value.as_array()?.iter().map(&read).collect())
+    }
+
+    /// A value of any form, if it is there.
+    pub fn value(&mut self, key: &str) -> Option<Value> {
+        self.take(key)
     }
 
     /// A switch with a default.

@@ -4,8 +4,9 @@ use candle_core::{Device, Tensor};
 use endoscope_net::{Capture, Error, Frame, Inputs, Network, Plan, Prepared, Result, Run, Sites, Tap, Taps, TokenRows};
 
 use crate::cache::Cache;
-use crate::ops::{Embedding, Linear, Rotary};
+use crate::ops::{Embedding, Linear};
 use crate::pass::{Memory, Pass};
+use crate::rotary::Angles;
 use crate::sites::DecoderSites;
 use crate::spec::{Positions, Spec};
 
@@ -28,7 +29,22 @@ pub struct Weights {
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
     /// The norm before attention.
-    pub ln1: NormWeights,
+    pub ln1: Option<NormWeights>,
+    /// Attention.
+    pub attention: AttentionWeights,
+    /// The norm of what attention writes.
+    pub ln1_post: Option<NormWeights>,
+    /// The norm before the MLP, where it has one of its own.
+    pub ln2: Option<NormWeights>,
+    /// The MLP or the experts in its place.
+    pub mlp: MlpWeights,
+    /// The norm of what the MLP writes.
+    pub ln2_post: Option<NormWeights>,
+}
+
+/// The weights of attention.
+#[derive(Debug, Clone)]
+pub struct AttentionWeights {
     /// `d -> h e`.
     pub q: Linear,
     /// `d -> g e`.
@@ -37,8 +53,29 @@ pub struct LayerWeights {
     pub v: Linear,
     /// `h e -> d`.
     pub o: Linear,
-    /// The norm before the MLP.
-    pub ln2: NormWeights,
+    /// The weights of the norm of queries: `[e]`, `[h, e]` or `[h e]`, see [`crate::QkNormOver`].
+    pub q_norm: Option<NormWeights>,
+    /// And of keys, with g in the place of h.
+    pub k_norm: Option<NormWeights>,
+}
+
+/// An MLP, or experts.
+#[derive(Debug, Clone)]
+pub enum MlpWeights {
+    /// One MLP for all positions.
+    Dense(DenseWeights),
+    /// Several, of which each position is read by a few.
+    Experts {
+        /// `d -> experts`.
+        router: Linear,
+        /// The experts.
+        experts: Vec<DenseWeights>,
+    },
+}
+
+/// The weights of one MLP.
+#[derive(Debug, Clone)]
+pub struct DenseWeights {
     /// `d -> m`: what the activation function is applied to (the gate of a gated MLP).
     pub gate: Linear,
     /// `d -> m`: the other factor of a gated MLP.
@@ -52,7 +89,7 @@ pub struct LayerWeights {
 pub struct NormWeights {
     /// `[d]`.
     pub weight: Tensor,
-    /// `[d]`, for LayerNorm.
+    /// `[d]`, where LayerNorm has one.
     pub bias: Option<Tensor>,
 }
 
@@ -64,63 +101,82 @@ pub struct Decoder {
     /// Its weights.
     pub weights: Weights,
     pub(crate) sites: DecoderSites,
-    pub(crate) rotary: Option<Rotary>,
+    /// The angles of each kind of rotation.
+    angles: Vec<Angles>,
 }
 
 impl Decoder {
     /// A decoder; `weights` must have the shapes that `spec` says.
     pub fn new(spec: Spec, weights: Weights) -> Result<Self> {
-        let rotary = match spec.positions {
-            Positions::Rotary { base } => Some(Rotary::new(base, spec.d_head, spec.context, &Device::Cpu)?),
-            Positions::Learned => None,
+        let kinds = match &spec.positions {
+            Positions::Rotary { kinds, .. } => kinds.as_slice(),
+            _ => &[],
         };
+        let angles = kinds.iter().map(|kind| Angles::new(kind, spec.context, &Device::Cpu));
+        let angles = angles.collect::<candle_core::Result<_>>()?;
         let sites = DecoderSites::new(&spec)?;
-        Ok(Self { spec, weights, sites, rotary })
+        Ok(Self { spec, weights, sites, angles })
     }
 
-    /// Runs the positions of `frame`, given the keys and values of those before it in `cache` (of one sequence).
+    /// The angles by which a layer turns queries and keys.
+    pub(crate) fn angles(&self, layer: usize) -> Option<&Angles> {
+        self.angles.get(self.spec.rotation(layer)?)
+    }
+
+    /// Runs the positions of each of `frames`, whose tokens are the rows of `tokens` in order, given the keys and values of
+    /// those before them: one cache for each row, if any.
     pub fn forward(
         &self,
-        tokens: &TokenRows,
+        tokens: &[Vec<u32>],
         prepared: &Prepared,
-        frame: Frame,
-        cache: Option<&mut Cache>,
-    ) -> Result<Run> {
+        frames: &[Frame],
+        caches: Option<Vec<&mut Cache>>,
+    ) -> Result<Vec<Run>> {
         in_pool(|| {
             let mut taps = Taps::default();
-            taps.push(Tap::new(prepared, frame)?);
+            for &frame in frames {
+                taps.push(Tap::new(prepared, frame)?);
+            }
             let stream = self.embed(tokens, &mut taps)?;
-            let memory = match cache {
-                Some(cache) => Memory::Cache(cache),
-                None => Memory::Own,
-            };
+            let memory = caches.map_or(Memory::Own, Memory::Caches);
             let mut pass = Pass::new(self, taps, stream, memory);
             for layer in 0..self.spec.layers {
                 pass.layer(layer)?;
             }
-            Ok(pass.finish()?.remove(0))
+            pass.finish()
         })
     }
 
-    /// `[b, s] -> [b s, d]`.
-    pub(crate) fn embed(&self, tokens: &TokenRows, taps: &mut Taps) -> Result<Tensor> {
-        let Frame { offset, .. } = *taps.parts()[0].tap.frame();
-        self.check_tokens(tokens, offset)?;
-        let embedded = taps.at(self.sites.embed, self.weights.embed.rows(&tokens.ids().concat())?)?;
+    /// The embeddings of the rows of `taps`: `[r, d]`.
+    pub(crate) fn embed(&self, tokens: &[Vec<u32>], taps: &mut Taps) -> Result<Tensor> {
+        let frames = taps.parts().iter().map(|part| *part.tap.frame());
+        let rows: Vec<(usize, usize)> =
+            frames.flat_map(|Frame { rows, offset, length, .. }| (0..rows).map(move |_| (offset, length))).collect();
+        self.check_tokens(tokens, &rows)?;
+        let mut embedded = self.weights.embed.rows(&tokens.concat())?;
+        if self.spec.embedding_scale != 1. {
+            embedded = (embedded * self.spec.embedding_scale)?;
+        }
+        let embedded = taps.at(self.sites.embed, embedded)?;
         let Some(pos_embed) = &self.weights.pos_embed else { return Ok(embedded) };
-        let shape = (tokens.rows(), tokens.length(), self.spec.d_model);
-        let positions = pos_embed.narrow(0, offset, tokens.length())?;
-        let positions = positions.unsqueeze(0)?.broadcast_as(shape)?.contiguous()?.flatten(0, 1)?;
+        let positions = rows.iter().map(|&(offset, length)| pos_embed.narrow(0, offset, length));
+        let positions = Tensor::cat(&positions.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
         Ok((embedded + taps.at(self.sites.pos_embed, positions)?)?)
     }
 
-    fn check_tokens(&self, tokens: &TokenRows, offset: usize) -> Result<()> {
-        let total = offset + tokens.length();
-        if total > self.spec.context {
-            let message = format!("the sequence has {total} tokens, but the model's context is {}", self.spec.context);
-            return Err(Error::Inputs(message));
+    /// `rows` has the first position and the length of each row.
+    fn check_tokens(&self, tokens: &[Vec<u32>], rows: &[(usize, usize)]) -> Result<()> {
+        if tokens.len() != rows.len() || tokens.iter().zip(rows).any(|(ids, (_, length))| ids.len() != *length) {
+            return Err(Error::Inputs("the frames are not those of the tokens".into()));
         }
-        for (row, ids) in tokens.ids().iter().enumerate() {
+        for (row, (ids, (offset, length))) in tokens.iter().zip(rows).enumerate() {
+            let total = offset + length;
+            if total > self.spec.context {
+                return Err(Error::Inputs(format!(
+                    "the sequence has {total} tokens, but the model's context is {}",
+                    self.spec.context
+                )));
+            }
             if let Some((position, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= self.spec.vocabulary) {
                 return Err(Error::Inputs(format!(
                     "token id {id} (row {row}, position {}) is out of range: the vocabulary has {} tokens (0 to {})",
@@ -156,7 +212,8 @@ impl Network for Decoder {
     fn run(&self, inputs: &Inputs, plan: &Plan) -> Result<Run> {
         let tokens = tokens_of(inputs)?;
         let prepared = Prepared::new(self.sites(), plan)?;
-        self.forward(tokens, &prepared, Frame::whole(tokens.rows(), tokens.length()), None)
+        let rows = self.forward(tokens.ids(), &prepared, &tokens.frames(), None)?;
+        Run::of_rows(tokens, &prepared, rows)
     }
 }
 

@@ -109,6 +109,9 @@ pub enum Error {
         /// Why not, and what there is.
         reason: String,
     },
+    /// A repository of the hub that cannot be named, found, reached or fetched.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A setting of generation that makes no sense.
     #[error("{0}")]
     Generation(String),

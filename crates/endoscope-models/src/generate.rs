@@ -6,12 +6,13 @@
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use endoscope_net::{AxisName, Captured, Frame, Plan, Prepared, Sites, TokenRows};
+use endoscope_net::{AxisName, Captured, Frame, Plan, Prepared, Run, Sites, TokenRows};
 
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sampling::{Sampler, Sampling};
+use crate::text_stream::TextStream;
 
 /// How to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +54,7 @@ pub enum Finish {
     Interrupted,
 }
 
-/// What was generated.
+/// What was generated after one prompt.
 #[derive(Debug)]
 pub struct Generation {
     /// The generated ids (an end token included).
@@ -69,6 +70,8 @@ pub struct Generation {
 /// One generated token, as it comes.
 #[derive(Debug)]
 pub struct Step<'a> {
+    /// The prompt that it continues.
+    pub row: usize,
     /// Its id.
     pub token: u32,
     /// The text that is certain by now and was not before (empty while a character or a stop text is incomplete).
@@ -81,8 +84,24 @@ pub fn generate(
     prompt: &[u32],
     plan: &Plan,
     settings: &Settings,
-    mut listen: impl FnMut(Step) -> ControlFlow<()>,
+    listen: impl FnMut(Step) -> ControlFlow<()>,
 ) -> Result<Generation> {
+    let prompts = TokenRows::new(vec![prompt.to_vec()])?;
+    let mut rows = generate_batch(model, &prompts, plan, settings, listen)?;
+    rows.pop().ok_or_else(|| Error::Generation("nothing was generated".into()))
+}
+
+/// Generates after each of `prompts`, all together: each step computes one position of every prompt that goes on.
+///
+/// Each row gives what it gives alone, whatever the lengths; row `i` draws with the seed `settings.sampling.seed + i`. A
+/// plan counts positions in each row by itself. `listen` hears of each token of each row, and ends all.
+pub fn generate_batch(
+    model: &Model,
+    prompts: &TokenRows,
+    plan: &Plan,
+    settings: &Settings,
+    mut listen: impl FnMut(Step) -> ControlFlow<()>,
+) -> Result<Vec<Generation>> {
     settings.sampling.check()?;
     if settings.stop.iter().any(String::is_empty) {
         return Err(Error::Generation("an empty stop text would end every generation".into()));
@@ -90,56 +109,128 @@ pub fn generate(
     if !settings.stop.is_empty() {
         model.tokenizer()?;
     }
-    let decoder = &model.decoder;
-    let sites = model.sites();
     // The last position computed is the one read, at every step; captures of logits still see all of them.
-    let prepared = Prepared::new(sites, plan)?.reading_last();
-    let context = decoder.spec.context;
-    let capacity = context.min(prompt.len().saturating_add(settings.max_tokens));
-    let mut cache = Cache::new(&decoder.spec, capacity);
-    let mut sampler = Sampler::new(&settings.sampling);
-    let mut text = TextStream::new(model, prompt, &settings.stop)?;
-    let (mut sequence, mut done) = (prompt.to_vec(), 0);
-    let mut captured: Vec<Captured> = Vec::new();
-    let finish = loop {
-        let generated = sequence.len() - prompt.len();
-        if generated == settings.max_tokens {
-            break Finish::Length;
+    let prepared = Prepared::new(model.sites(), plan)?.reading_last();
+    if prepared.needs_graph() {
+        return Err(Error::Generation(
+            "a plan that asks for gradients runs on whole sequences, not in generation".into(),
+        ));
+    }
+    let mut rows = (0..prompts.rows())
+        .map(|row| Row::new(model, &prompts.ids()[row], Frame::of_row(prompts, row), settings))
+        .collect::<Result<Vec<_>>>()?;
+    loop {
+        rows.iter_mut().for_each(|row| row.finish_if_full(model, settings));
+        let mut going: Vec<&mut Row> = rows.iter_mut().filter(|row| row.finish.is_none()).collect();
+        if going.is_empty() {
+            break;
         }
-        if sequence.len() > context.saturating_sub(1) && generated > 0 {
-            break Finish::Context;
+        let (tokens, frames): (Vec<Vec<u32>>, Vec<Frame>) = going.iter().map(|row| row.next()).unzip();
+        let caches = going.iter_mut().filter_map(|row| row.cache.as_mut()).collect::<Vec<_>>();
+        let caches = (settings.caching == Caching::On).then_some(caches);
+        let runs = model.decoder.forward(&tokens, &prepared, &frames, caches)?;
+        for (row, run) in going.into_iter().zip(runs) {
+            row.step(model, run, settings, &mut listen)?;
         }
-        let rows = TokenRows::new(vec![sequence[done..].to_vec()])?;
-        let frame = Frame { rows: 1, prompt: prompt.len(), offset: done, length: rows.length(), grows: true };
-        let cache = (settings.caching == Caching::On).then_some(&mut cache);
-        let run = decoder.forward(&rows, &prepared, frame, cache)?;
+        if rows.iter().any(|row| row.finish == Some(Finish::Interrupted)) {
+            rows.iter_mut().for_each(|row| row.finish = row.finish.or(Some(Finish::Interrupted)));
+        }
+    }
+    for row in &mut rows {
+        let (number, token) = (row.frame.batch.first, *row.sequence.last().unwrap_or(&0));
+        if let Some(rest) = row.text.flush() {
+            let _ = listen(Step { row: number, token, text: rest });
+        }
+    }
+    rows.into_iter().map(|row| row.generation(model.sites())).collect()
+}
+
+/// One prompt and how far it is.
+struct Row<'a> {
+    /// Prompt and generated tokens.
+    sequence: Vec<u32>,
+    /// The frame of the prompt.
+    frame: Frame,
+    /// How many positions are in the cache.
+    done: usize,
+    cache: Option<Cache>,
+    sampler: Sampler,
+    text: TextStream<'a>,
+    captured: Vec<Captured>,
+    finish: Option<Finish>,
+}
+
+impl<'a> Row<'a> {
+    fn new(model: &'a Model, prompt: &[u32], frame: Frame, settings: &'a Settings) -> Result<Self> {
+        let spec = &model.decoder.spec;
+        let capacity = spec.context.min(prompt.len().saturating_add(settings.max_tokens));
+        let seed = settings.sampling.seed.wrapping_add(frame.batch.first as u64);
+        Ok(Self {
+            sequence: prompt.to_vec(),
+            frame,
+            done: 0,
+            cache: (settings.caching == Caching::On).then(|| Cache::new(spec, capacity)),
+            sampler: Sampler::new(&Sampling { seed, ..settings.sampling.clone() }),
+            text: TextStream::new(model, prompt, &settings.stop)?,
+            captured: Vec::new(),
+            finish: None,
+        })
+    }
+
+    fn finish_if_full(&mut self, model: &Model, settings: &Settings) {
+        let generated = self.sequence.len() - self.frame.prompt;
+        if self.finish.is_none() && generated == settings.max_tokens {
+            self.finish = Some(Finish::Length);
+        }
+        if self.finish.is_none() && generated > 0 && self.sequence.len() >= model.decoder.spec.context {
+            self.finish = Some(Finish::Context);
+        }
+    }
+
+    /// The tokens to be computed next, and where they are.
+    fn next(&self) -> (Vec<u32>, Frame) {
+        let tokens = self.sequence[self.done..].to_vec();
+        let frame = Frame { offset: self.done, length: tokens.len(), grows: true, ..self.frame };
+        (tokens, frame)
+    }
+
+    /// Takes the token that a run gives.
+    fn step(
+        &mut self,
+        model: &Model,
+        run: Run,
+        settings: &Settings,
+        listen: &mut impl FnMut(Step) -> ControlFlow<()>,
+    ) -> Result<()> {
         match settings.caching {
             Caching::On => {
-                done = sequence.len();
-                captured.push(run.captured);
+                self.done = self.sequence.len();
+                self.captured.push(run.captured);
             }
-            Caching::Off => captured = vec![run.captured],
+            Caching::Off => self.captured = vec![run.captured],
         }
-        let token = sampler.choose(&last_row(&run.outputs)?)?;
-        sequence.push(token);
+        let token = self.sampler.choose(&last_row(&run.outputs)?)?;
+        self.sequence.push(token);
         let ends = settings.stop_at_end_token && model.end_tokens.contains(&token);
-        let stopped = text.push(&sequence)?;
-        let heard = listen(Step { token, text: text.fresh() });
-        if ends {
-            break Finish::EndToken;
-        }
-        if stopped {
-            break Finish::Stop;
-        }
-        if heard.is_break() {
-            break Finish::Interrupted;
-        }
-    };
-    if let Some(rest) = text.flush() {
-        let _ = listen(Step { token: *sequence.last().unwrap_or(&0), text: rest });
+        let stopped = self.text.push(&self.sequence)?;
+        let heard = listen(Step { row: self.frame.batch.first, token, text: self.text.fresh() });
+        self.finish = match (ends, stopped, heard) {
+            (true, ..) => Some(Finish::EndToken),
+            (_, true, _) => Some(Finish::Stop),
+            (.., ControlFlow::Break(())) => Some(Finish::Interrupted),
+            _ => None,
+        };
+        Ok(())
     }
-    let captured = join(sites, captured)?;
-    Ok(Generation { tokens: sequence[prompt.len()..].to_vec(), text: text.finish(), finish, captured })
+
+    fn generation(self, sites: &Sites) -> Result<Generation> {
+        Ok(Generation {
+            tokens: self.sequence[self.frame.prompt..].to_vec(),
+            text: self.text.finish(),
+            finish: self.finish.unwrap_or(Finish::Length),
+            captured: join(sites, self.captured)?,
+        })
+    }
 }
 
 fn last_row(logits: &Tensor) -> Result<Vec<f32>> {
@@ -172,73 +263,4 @@ fn join(sites: &Sites, steps: Vec<Captured>) -> Result<Captured> {
         joined.insert(name.to_string(), activation);
     }
     Ok(joined)
-}
-
-/// Text as it becomes certain: no half characters, nothing that may still turn into a stop text.
-struct TextStream<'a> {
-    model: &'a Model,
-    prompt_text: String,
-    stop: &'a [String],
-    text: String,
-    emitted: usize,
-    fresh: (usize, usize),
-}
-
-impl<'a> TextStream<'a> {
-    fn new(model: &'a Model, prompt: &[u32], stop: &'a [String]) -> Result<Self> {
-        let prompt_text = match &model.tokenizer {
-            Some(tokenizer) => tokenizer.decode(prompt)?,
-            None => String::new(),
-        };
-        Ok(Self { model, prompt_text, stop, text: String::new(), emitted: 0, fresh: (0, 0) })
-    }
-
-    /// Reads the whole sequence again (a token's text may depend on its neighbours); true if a stop text appeared.
-    fn push(&mut self, sequence: &[u32]) -> Result<bool> {
-        let Some(tokenizer) = &self.model.tokenizer else { return Ok(false) };
-        let whole = tokenizer.decode(sequence)?;
-        self.text = match whole.strip_prefix(&self.prompt_text) {
-            Some(text) => text.to_string(),
-            // The prompt ended in half a character: what follows the common part is new.
-            None => {
-                let common = whole.char_indices().zip(self.prompt_text.chars()).find(|((_, a), b)| a != b);
-                common.map_or(String::new(), |((at, _), _)| whole[at..].to_string())
-            }
-        };
-        let stop = self.stop.iter().filter_map(|stop| self.text.find(stop.as_str())).min();
-        let certain = match stop {
-            Some(at) => {
-                self.text.truncate(at);
-                at
-            }
-            None => self.certain(),
-        };
-        self.fresh = (self.emitted.min(certain), certain);
-        self.emitted = self.emitted.max(certain);
-        Ok(stop.is_some())
-    }
-
-    fn certain(&self) -> usize {
-        let whole_characters = self.text.trim_end_matches('\u{FFFD}').len();
-        let text = &self.text[..whole_characters];
-        let held = |stop: &String| {
-            let lengths = stop.char_indices().map(|(at, _)| at).skip(1);
-            lengths.filter(|&length| text.ends_with(&stop[..length])).max().unwrap_or(0)
-        };
-        whole_characters - self.stop.iter().map(held).max().unwrap_or(0)
-    }
-
-    fn fresh(&self) -> &str {
-        self.text.get(self.fresh.0..self.fresh.1).unwrap_or("")
-    }
-
-    fn flush(&mut self) -> Option<&str> {
-        let rest = self.text.get(self.emitted..).filter(|rest| !rest.is_empty())?;
-        self.emitted = self.text.len();
-        Some(rest)
-    }
-
-    fn finish(self) -> Option<String> {
-        self.model.tokenizer.as_ref().map(|_| self.text)
-    }
 }

@@ -1,4 +1,4 @@
-//! A model directory: config, weights, tokenizer.
+//! A model directory, or a GGUF file: config, weights, tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,8 @@ use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::families::Family;
+use crate::gguf::{Gguf, file_of};
+use crate::hub::{self, Reference, Revision};
 use crate::spec::Spec;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Depth, WeightFiles};
@@ -19,12 +21,18 @@ use crate::weights::{Depth, WeightFiles};
 pub struct Model {
     /// Where it was opened.
     pub directory: PathBuf,
+    /// The repository of the hub and the commit, if it was opened by a hub id.
+    pub revision: Option<Revision>,
     /// Its family.
     pub family: Family,
     /// The network.
     pub decoder: Decoder,
     /// Its tokenizer, if it has one.
     pub tokenizer: Option<Tokenizer>,
+    /// Why a tokenizer that is there cannot be used; only a GGUF file's.
+    pub tokenizer_problem: Option<String>,
+    /// The chat template that a GGUF file holds.
+    pub chat_template: Option<String>,
     /// Tokens that end a generation.
     pub end_tokens: Vec<u32>,
     /// How many weights it has (a tied unembedding counts once).
@@ -34,7 +42,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a Hugging Face model directory.
+    /// Opens a Hugging Face model directory, a GGUF file, or a directory of one.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         Self::open_as(directory, Precision::F32)
     }
@@ -49,11 +57,123 @@ impl Model {
         Self::open_to(directory.as_ref(), Depth::Headers)
     }
 
+    /// Opens what a MODEL argument names: a directory, or a repository of the hub, as the environment says it is reached.
+    ///
+    /// Of a repository everything but the weights is downloaded first and looked at, so that what cannot be opened is
+    /// refused before gigabytes come; at [`Depth::Headers`] the weights are not downloaded at all.
+    pub fn open_reference(reference: &Reference, depth: Depth, watch: hub::Watch<'_>) -> Result<Self> {
+        match reference {
+            Reference::Path(path) => Self::open_to(path, depth),
+            Reference::Hub(repository) => Self::open_hub(&hub::Settings::from_environment()?, repository, depth, watch),
+        }
+    }
+
+    /// Opens a repository of the hub that is reached as `settings` say.
+    pub fn open_hub(
+        settings: &hub::Settings,
+        repository: &hub::Repository,
+        depth: Depth,
+        watch: hub::Watch<'_>,
+    ) -> Result<Self> {
+        let snapshot = hub::Snapshot::open(settings, repository, watch)?;
+        let described = Described::read(&snapshot.directory)?;
+        let source = match depth {
+            Depth::Headers => WeightFiles::of_headers(&snapshot.directory, &snapshot.headers(watch)?)?,
+            Depth::Numbers(_) => {
+                snapshot.fetch_weights(watch)?;
+                WeightFiles::open(&snapshot.directory, depth)?
+            }
+        };
+        Ok(Self { revision: Some(snapshot.revision), ..described.with(source, &snapshot.directory)? })
+    }
+
     fn open_to(directory: &Path, depth: Depth) -> Result<Self> {
+        if let Some(file) = file_of(directory)? {
+            return Self::open_gguf(&file, depth);
+        }
+        let described = Described::read(directory)?;
+        described.with(WeightFiles::open(directory, depth)?, directory)
+    }
+
+    fn open_gguf(file: &Path, depth: Depth) -> Result<Self> {
+        let Gguf { config, mut weights, tokenizer, end_tokens, chat_template } = Gguf::open(file, depth)?;
+        let config = Config::parse(file, &Value::Object(config).to_string())?;
+        let family = Family::of(&config)?;
+        let bos = token_ids(config.peek("bos_token_id")).first().copied();
+        let mut spec = family.spec(config)?;
+        weights.complete(&mut spec)?;
+        let parameters = weights.parameters();
+        let taken = family.weights(&spec, &mut weights)?;
+        weights.finish()?;
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut files = vec![("weights", file.to_path_buf())];
+        // A tokenizer.json beside the file says more than its metadata can.
+        let (tokenizer, tokenizer_problem) = match (Tokenizer::open(directory, bos)?, tokenizer) {
+            (Some(tokenizer), _) => {
+                files.extend(tokenizer.files.iter().map(|path| ("tokenizer", path.clone())));
+                (Some(tokenizer), None)
+            }
+            (None, Ok(None)) => (None, None),
+            (None, Err(problem)) => (None, Some(problem)),
+            (None, Ok(Some(described))) => match Tokenizer::from_gguf(file, &described) {
+                Ok(tokenizer) => (Some(tokenizer), None),
+                Err(error) => (None, Some(error.to_string())),
+            },
+        };
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            revision: None,
+            family,
+            decoder: Decoder::new(spec, taken)?,
+            tokenizer,
+            tokenizer_problem,
+            chat_template,
+            end_tokens,
+            parameters,
+            files,
+        })
+    }
+
+    /// Its switches.
+    pub fn spec(&self) -> &Spec {
+        &self.decoder.spec
+    }
+
+    /// Its sites.
+    pub fn sites(&self) -> &Sites {
+        self.decoder.sites()
+    }
+
+    /// Its tokenizer, or an error that says what to do without.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| match &self.tokenizer_problem {
+            Some(problem) => Error::Tokenizer { path: self.directory.clone(), reason: problem.clone() },
+            None => Error::NoTokenizer { path: self.directory.join("tokenizer.json") },
+        })
+    }
+
+    /// How a token is shown: its text, or its number where there is no tokenizer.
+    pub fn label(&self, id: u32) -> String {
+        self.tokenizer.as_ref().map_or_else(|| id.to_string(), |tokenizer| tokenizer.label(id))
+    }
+}
+
+/// What a directory says of its model besides the weights.
+struct Described {
+    family: Family,
+    spec: Spec,
+    bos: Option<u32>,
+    end_tokens: Vec<u32>,
+    files: Vec<(&'static str, PathBuf)>,
+}
+
+impl Described {
+    fn read(directory: &Path) -> Result<Self> {
         let not_a_model = |reason: &str| Error::NotAModel { path: directory.to_path_buf(), reason: reason.to_string() };
         if !directory.is_dir() {
             return Err(not_a_model(if directory.exists() { "it is a file" } else { "there is no such directory" }));
         }
+        refuse_adapter(directory)?;
         let config_path = directory.join("config.json");
         if !config_path.is_file() {
             return Err(not_a_model("it has no config.json"));
@@ -72,7 +192,12 @@ impl Model {
             }
             files.push(("config", generation_path));
         }
-        let mut source = WeightFiles::open(directory, depth)?;
+        Ok(Self { family, spec, bos, end_tokens, files })
+    }
+
+    /// The model with the weights of `source` and the tokenizer of `directory`.
+    fn with(self, mut source: WeightFiles, directory: &Path) -> Result<Model> {
+        let Self { family, spec, bos, end_tokens, mut files } = self;
         let weights = family.weights(&spec, &mut source)?;
         let parameters = source.parameters(|name| !family.ignorable(&spec, name));
         let weight_index = source.path.clone();
@@ -84,28 +209,35 @@ impl Model {
         let tokenizer = Tokenizer::open(directory, bos)?;
         files.extend(tokenizer.iter().flat_map(|tokenizer| &tokenizer.files).map(|path| ("tokenizer", path.clone())));
         let decoder = Decoder::new(spec, weights)?;
-        Ok(Self { directory: directory.to_path_buf(), family, decoder, tokenizer, end_tokens, parameters, files })
+        Ok(Model {
+            directory: directory.to_path_buf(),
+            revision: None,
+            family,
+            decoder,
+            tokenizer,
+            tokenizer_problem: None,
+            chat_template: None,
+            end_tokens,
+            parameters,
+            files,
+        })
     }
+}
 
-    /// Its switches.
-    pub fn spec(&self) -> &Spec {
-        &self.decoder.spec
+/// An adapter is a change to another model. transformers applies one that lies beside a model's own weights, so its
+/// directory is refused even if the rest would open.
+fn refuse_adapter(directory: &Path) -> Result<()> {
+    let path = directory.join("adapter_config.json");
+    if !path.exists() {
+        return Ok(());
     }
-
-    /// Its sites.
-    pub fn sites(&self) -> &Sites {
-        self.decoder.sites()
-    }
-
-    /// Its tokenizer, or an error that says what to do without.
-    pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { path: self.directory.join("tokenizer.json") })
-    }
-
-    /// How a token is shown: its text, or its number where there is no tokenizer.
-    pub fn label(&self, id: u32) -> String {
-        self.tokenizer.as_ref().map_or_else(|| id.to_string(), |tokenizer| tokenizer.label(id))
-    }
+    let base = Config::read(&path)?;
+    let base = base.peek("base_model_name_or_path").and_then(Value::as_str).unwrap_or("its base model");
+    let reason = format!(
+        "it is an adapter (adapter_config.json) of {base}, not a whole model; merge the two once with Python: `from peft \
+         import AutoPeftModelForCausalLM as M; M.from_pretrained('.').merge_and_unload().save_pretrained('merged')`"
+    );
+    Err(Error::NotAModel { path: directory.to_path_buf(), reason })
 }
 
 /// One id, a list of ids, or none.

@@ -26,16 +26,17 @@ pub struct Linear {
     pub bias: Option<Tensor>,
 }
 
-impl Linear {
+impl Matrix {
     /// Packs `weight` `[in, out]` unless it is to be trained (no precision).
-    pub fn new(weight: Tensor, bias: Option<Tensor>, precision: Option<Precision>) -> Result<Self> {
-        let matrix = match precision {
-            Some(precision) => Matrix::Packed(Arc::new(PackedMatrix::from_tensor(&weight, precision)?)),
-            None => Matrix::Plain(weight),
-        };
-        Ok(Self { matrix, bias })
+    pub fn new(weight: Tensor, precision: Option<Precision>) -> crate::Result<Self> {
+        Ok(match precision {
+            Some(precision) => Self::Packed(Arc::new(PackedMatrix::from_tensor(&weight, precision)?)),
+            None => Self::Plain(weight),
+        })
     }
+}
 
+impl Linear {
     /// `[row, in] -> [row, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.matrix {
@@ -118,89 +119,25 @@ pub fn activate_gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Res
     }
 }
 
-/// How many positions are tabulated: a config may name any context, so memory must not follow it.
-const TABULATED: usize = 1 << 14;
-
-/// Cosines and sines of the rotary angles: tabulated for the first positions, computed for later ones.
-#[derive(Debug, Clone)]
-pub struct Rotary {
-    frequencies: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-}
-
-impl Rotary {
-    /// Angles `position / base^(2i / d_head)`, in f32 as the reference implementations compute them.
-    pub fn new(base: f64, d_head: usize, context: usize, device: &Device) -> Result<Self> {
-        let half = d_head / 2;
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| 1. / (base as f32).powf((2 * i) as f32 / d_head as f32)).collect();
-        let frequencies = Tensor::from_vec(frequencies, (1, half), device)?;
-        let (cos, sin) = cos_sin(&frequencies, &(0..context.min(TABULATED)).collect::<Vec<_>>())?;
-        Ok(Self { frequencies, cos, sin })
-    }
-
-    /// Rotates rows `[row, head, d_head]`, each at its position.
-    pub fn rotate(&self, x: &Tensor, positions: &[usize]) -> Result<Tensor> {
-        let (rows, _, d_head) = x.dims3()?;
-        let half = d_head / 2;
-        let last = positions.iter().copied().max().unwrap_or(0);
-        let (cos, sin) = match last < self.cos.dim(0)? {
-            true => {
-                let positions: Vec<u32> = positions.iter().map(|&at| at as u32).collect();
-                let positions = Tensor::from_vec(positions, rows, x.device())?;
-                (self.cos.index_select(&positions, 0)?, self.sin.index_select(&positions, 0)?)
-            }
-            false => cos_sin(&self.frequencies, positions)?,
-        };
-        rotate_halves(x, &cos.reshape((rows, 1, half))?, &sin.reshape((rows, 1, half))?)
-    }
-}
-
-fn rotate_halves(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let half = x.dim(2)? / 2;
-    let (first, second) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-    let rotated_first = (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?;
-    let rotated_second = (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?;
-    Tensor::cat(&[rotated_first, rotated_second], 2)
-}
-
-/// Cosines and sines `[position, half]` of the angles at `positions`.
-fn cos_sin(frequencies: &Tensor, positions: &[usize]) -> Result<(Tensor, Tensor)> {
-    let count = positions.len();
-    let positions: Vec<f32> = positions.iter().map(|&at| at as f32).collect();
-    let positions = Tensor::from_vec(positions, (count, 1), frequencies.device())?;
-    let angles = positions.matmul(frequencies)?;
-    Ok((angles.cos()?, angles.sin()?))
-}
-
-/// `[length, offset + length]`: 0 where a query may look, minus infinity where the key lies after it.
-pub fn causal_mask(offset: usize, length: usize, device: &Device) -> Result<Tensor> {
+/// `[length, offset + length]`: 0 where a query may look, minus infinity where the key lies after it or before its
+/// window.
+pub fn causal_mask(offset: usize, length: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
     let keys = offset + length;
-    let mask: Vec<f32> = (0..length)
-        .flat_map(|query| (0..keys).map(move |key| if key > offset + query { f32::NEG_INFINITY } else { 0. }))
+    let sees = |query: usize, key: usize| key <= query && window.is_none_or(|window| query - key < window);
+    let mask: Vec<f32> = (offset..keys)
+        .flat_map(|query| (0..keys).map(move |key| if sees(query, key) { 0. } else { f32::NEG_INFINITY }))
         .collect();
     Tensor::from_vec(mask, (length, keys), device)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::DType;
-
-    #[test]
-    fn positions_beyond_the_table_follow_the_same_formula() {
-        let rotary = Rotary::new(10000., 4, 1 << 28, &Device::Cpu).unwrap();
-        assert_eq!(rotary.cos.dim(0).unwrap(), TABULATED);
-        let x = Tensor::new(&[[[1f32, 0., 0., 1.]]], &Device::Cpu).unwrap().broadcast_as((4, 1, 4)).unwrap();
-        // Across the end of the table: two positions on each side.
-        let from = TABULATED - 2;
-        let across = rotary.rotate(&x, &[from, from + 1, from + 2, from + 3]).unwrap();
-        let inside = rotary.rotate(&x.narrow(0, 0, 2).unwrap(), &[from, from + 1]).unwrap();
-        let bits = |t: &Tensor| t.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(bits(&across.narrow(0, 0, 2).unwrap()), bits(&inside));
-        let last = bits(&across.narrow(0, 3, 1).unwrap());
-        let angle = (TABULATED + 1) as f32;
-        assert!((last[0] - angle.cos()).abs() < 1e-6 && (last[2] - angle.sin()).abs() < 1e-6, "{last:?}");
-    }
+/// What ALiBi adds to scores, before they are scaled: `[head, key]` of `keys` positions (Press et al. 2021, arXiv
+/// 2108.12409). Slopes and products are rounded to bf16, as Falcon was trained with.
+pub fn alibi(heads: usize, keys: usize) -> Vec<f32> {
+    let power = 1 << heads.ilog2();
+    let base = |count: usize| 2f64.powf(-8. / count as f64);
+    let slopes = (1..=power).map(|i| base(power).powi(i as i32));
+    let between = (0..heads - power).map(|i| base(2 * power).powi(2 * i as i32 + 1));
+    let rounded = |x: f32| half::bf16::from_f32(x).to_f32();
+    let slopes = slopes.chain(between).map(|slope| rounded(slope as f32));
+    slopes.flat_map(|slope| (0..keys).map(move |key| rounded(slope * rounded(key as f32)))).collect()
 }

@@ -15,7 +15,9 @@ use crate::spec::Spec;
 /// `tensors` have the names and layout of the family's files (as a [`crate::WeightSource`] was asked for them).
 pub fn save(directory: &Path, family: Family, spec: &Spec, tensors: &HashMap<String, Tensor>) -> Result<()> {
     let config_path = directory.join("config.json");
-    let config = family.config(spec)?;
+    let config = family.config(spec).ok_or_else(|| {
+        Error::write(&config_path, format!("models of the family {} are only read", family.model_type()))
+    })?;
     let text = serde_json::to_string_pretty(&config).map_err(|error| Error::write(&config_path, error))?;
     // What cannot be read back as the same model must not be written.
     let read_back = family.spec(Config::parse(&config_path, &text)?)?;

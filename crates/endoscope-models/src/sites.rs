@@ -2,7 +2,7 @@
 
 use endoscope_net::{Axis, Role, Site, SiteId, Sites};
 
-use crate::spec::{Mlp, Positions, Spec};
+use crate::spec::{Mlp, Order, Positions, Spec};
 
 /// The sites of a decoder with the ids that its forward pass hands to the tap.
 #[derive(Debug, Clone)]
@@ -38,6 +38,7 @@ pub(crate) struct LayerSites {
     pub z: SiteId,
     pub result: SiteId,
     pub attn_out_raw: SiteId,
+    pub ln1_post: NormSites,
     pub attn_out: SiteId,
     pub resid_mid: SiteId,
     pub ln2: NormSites,
@@ -45,7 +46,11 @@ pub(crate) struct LayerSites {
     pub pre: SiteId,
     pub pre_linear: SiteId,
     pub post: SiteId,
+    pub router: SiteId,
+    pub expert_weights: SiteId,
+    pub expert_indices: SiteId,
     pub mlp_out_raw: SiteId,
+    pub ln2_post: NormSites,
     pub mlp_out: SiteId,
     pub resid_post: SiteId,
 }
@@ -74,11 +79,10 @@ impl DecoderSites {
     pub fn new(spec: &Spec) -> endoscope_net::Result<Self> {
         let mut declare = Declare(Vec::new());
         let stream = [Axis::position(), Axis::dim(spec.d_model)];
-        let never = SiteId(usize::MAX);
         let embed = declare.site("hook_embed".into(), None, Role::Embedding, &stream);
         let pos_embed = match spec.positions {
             Positions::Learned => declare.site("hook_pos_embed".into(), None, Role::Embedding, &stream),
-            Positions::Rotary { .. } => never,
+            _ => NEVER,
         };
         let layers = (0..spec.layers).map(|layer| LayerSites::declare(&mut declare, spec, layer)).collect();
         let ln_final = declare.norm("ln_final", None, spec.d_model);
@@ -86,6 +90,31 @@ impl DecoderSites {
         let logits = declare.site("hook_logits".into(), None, Role::Output, &vocabulary);
         let sites = Sites::new(declare.0, spec.layers)?;
         Ok(Self { sites, embed, pos_embed, layers, ln_final, logits })
+    }
+}
+
+/// The id of what is not there.
+const NEVER: SiteId = SiteId(usize::MAX);
+
+/// Collects the sites of one layer.
+struct OfLayer<'a> {
+    declare: &'a mut Declare,
+    layer: usize,
+}
+
+impl OfLayer<'_> {
+    fn site(&mut self, there: bool, name: &str, role: Role, inner: &[Axis]) -> SiteId {
+        match there {
+            true => self.declare.site(format!("blocks.{}.{name}", self.layer), Some(self.layer), role, inner),
+            false => NEVER,
+        }
+    }
+
+    fn norm(&mut self, there: bool, name: &str, d_model: usize) -> NormSites {
+        match there {
+            true => self.declare.norm(&format!("blocks.{}.{name}", self.layer), Some(self.layer), d_model),
+            false => NormSites { scale: NEVER, normalized: NEVER },
+        }
     }
 }
 
@@ -98,63 +127,44 @@ impl LayerSites {
         let results = [position, Axis::head(spec.heads), Axis::dim(spec.d_model)];
         let matrix = [Axis::head(spec.heads), Axis::query(), Axis::key()];
         let neurons = [position, Axis::dim(spec.d_mlp)];
-        let never = SiteId(usize::MAX);
-        let rotary = matches!(spec.positions, Positions::Rotary { .. });
-        let gated = spec.mlp == Mlp::Gated;
-        let mut site =
-            |name: &str, role, axes: &[Axis]| declare.site(format!("blocks.{layer}.{name}"), Some(layer), role, axes);
-
-        let resid_pre = site("hook_resid_pre", Role::Residual, &stream);
-        let ln1 = declare.norm(&format!("blocks.{layer}.ln1"), Some(layer), spec.d_model);
-        let mut site =
-            |name: &str, role, axes: &[Axis]| declare.site(format!("blocks.{layer}.{name}"), Some(layer), role, axes);
-        let attn_in = site("hook_attn_in", Role::Norm, &stream);
-        let q = site("attn.hook_q", Role::Attention, &heads);
-        let k = site("attn.hook_k", Role::Attention, &kv_heads);
-        let v = site("attn.hook_v", Role::Attention, &kv_heads);
-        let rot_q = if rotary { site("attn.hook_rot_q", Role::Attention, &heads) } else { never };
-        let rot_k = if rotary { site("attn.hook_rot_k", Role::Attention, &kv_heads) } else { never };
-        let attn_scores = site("attn.hook_attn_scores", Role::Attention, &matrix);
-        let pattern = site("attn.hook_pattern", Role::Attention, &matrix);
-        let z = site("attn.hook_z", Role::Attention, &heads);
-        let result = site("attn.hook_result", Role::Attention, &results);
-        let attn_out_raw = site("hook_attn_out_raw", Role::Write, &stream);
-        let attn_out = site("hook_attn_out", Role::Write, &stream);
-        let resid_mid = site("hook_resid_mid", Role::Residual, &stream);
-        let ln2 = declare.norm(&format!("blocks.{layer}.ln2"), Some(layer), spec.d_model);
-        let mut site =
-            |name: &str, role, axes: &[Axis]| declare.site(format!("blocks.{layer}.{name}"), Some(layer), role, axes);
-        let mlp_in = site("hook_mlp_in", Role::Norm, &stream);
-        let pre = site("mlp.hook_pre", Role::Mlp, &neurons);
-        let pre_linear = if gated { site("mlp.hook_pre_linear", Role::Mlp, &neurons) } else { never };
-        let post = site("mlp.hook_post", Role::Mlp, &neurons);
-        let mlp_out_raw = site("hook_mlp_out_raw", Role::Write, &stream);
-        let mlp_out = site("hook_mlp_out", Role::Write, &stream);
-        let resid_post = site("hook_resid_post", Role::Residual, &stream);
+        let mut of_layer = OfLayer { declare, layer };
+        let (before, after) = (spec.placement.before(), spec.placement.after());
+        let rotary = spec.rotation(layer).is_some();
+        let experts = spec.experts(layer);
+        let (dense, gated) = (experts.is_none(), spec.mlp == Mlp::Gated);
+        let (count, active) = experts.map_or((0, 0), |experts| (experts.count, experts.active));
+        let probabilities = [position, Axis::dim(count)];
+        let chosen = [position, Axis::dim(active)];
+        // Fields are evaluated in the order they are written: that of the mathematics.
         Self {
-            resid_pre,
-            ln1,
-            attn_in,
-            q,
-            k,
-            v,
-            rot_q,
-            rot_k,
-            attn_scores,
-            pattern,
-            z,
-            result,
-            attn_out_raw,
-            attn_out,
-            resid_mid,
-            ln2,
-            mlp_in,
-            pre,
-            pre_linear,
-            post,
-            mlp_out_raw,
-            mlp_out,
-            resid_post,
+            resid_pre: of_layer.site(true, "hook_resid_pre", Role::Residual, &stream),
+            ln1: of_layer.norm(before, "ln1", spec.d_model),
+            attn_in: of_layer.site(true, "hook_attn_in", Role::Norm, &stream),
+            q: of_layer.site(true, "attn.hook_q", Role::Attention, &heads),
+            k: of_layer.site(true, "attn.hook_k", Role::Attention, &kv_heads),
+            v: of_layer.site(true, "attn.hook_v", Role::Attention, &kv_heads),
+            rot_q: of_layer.site(rotary, "attn.hook_rot_q", Role::Attention, &heads),
+            rot_k: of_layer.site(rotary, "attn.hook_rot_k", Role::Attention, &kv_heads),
+            attn_scores: of_layer.site(true, "attn.hook_attn_scores", Role::Attention, &matrix),
+            pattern: of_layer.site(true, "attn.hook_pattern", Role::Attention, &matrix),
+            z: of_layer.site(true, "attn.hook_z", Role::Attention, &heads),
+            result: of_layer.site(true, "attn.hook_result", Role::Attention, &results),
+            attn_out_raw: of_layer.site(true, "hook_attn_out_raw", Role::Write, &stream),
+            ln1_post: of_layer.norm(after, "ln1_post", spec.d_model),
+            attn_out: of_layer.site(true, "hook_attn_out", Role::Write, &stream),
+            resid_mid: of_layer.site(spec.order == Order::Sequential, "hook_resid_mid", Role::Residual, &stream),
+            ln2: of_layer.norm(before && spec.order != Order::ParallelSharedNorm, "ln2", spec.d_model),
+            mlp_in: of_layer.site(true, "hook_mlp_in", Role::Norm, &stream),
+            pre: of_layer.site(dense, "mlp.hook_pre", Role::Mlp, &neurons),
+            pre_linear: of_layer.site(dense && gated, "mlp.hook_pre_linear", Role::Mlp, &neurons),
+            post: of_layer.site(dense, "mlp.hook_post", Role::Mlp, &neurons),
+            router: of_layer.site(!dense, "mlp.hook_gate", Role::Mlp, &probabilities),
+            expert_weights: of_layer.site(!dense, "mlp.hook_expert_weights", Role::Mlp, &probabilities),
+            expert_indices: of_layer.site(!dense, "mlp.hook_expert_indices", Role::Mlp, &chosen),
+            mlp_out_raw: of_layer.site(true, "hook_mlp_out_raw", Role::Write, &stream),
+            ln2_post: of_layer.norm(after, "ln2_post", spec.d_model),
+            mlp_out: of_layer.site(true, "hook_mlp_out", Role::Write, &stream),
+            resid_post: of_layer.site(true, "hook_resid_post", Role::Residual, &stream),
         }
     }
 }

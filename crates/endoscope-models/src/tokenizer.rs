@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::chat::{Chat, ChatTemplates, Clock, GenerationPrompt};
 use crate::error::{Error, Result};
+use crate::gguf::Described;
 
 /// Whether the beginning-of-sequence token is put before a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,12 +80,7 @@ impl Tokenizer {
         }
         let fail = |reason: String| Error::Tokenizer { path: path.clone(), reason };
         let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        // First as JSON of any kind, whose errors say more than those of the tokenizers' own reader.
-        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| fail(error.to_string()))?;
-        let mut inner: tokenizers::Tokenizer = guarded(|| text.parse()).map_err(fail)?;
-        // Padding and truncation stored in the file would change the ids of a text.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
+        let inner = parsed(&text).map_err(fail)?;
         let mut files = vec![path.clone()];
         let config_path = directory.join("tokenizer_config.json");
         let config: Value = if config_path.is_file() {
@@ -104,6 +100,15 @@ impl Tokenizer {
         };
         let templates = ChatTemplates::read(directory, &config, &mut files)?;
         Ok(Some(Self { inner, path, bos, prepends_bos, templates, files }))
+    }
+
+    /// The tokenizer that the metadata of a GGUF file describe.
+    pub(crate) fn from_gguf(path: &Path, described: &Described) -> Result<Self> {
+        let fail = |reason: String| Error::Tokenizer { path: path.to_path_buf(), reason };
+        let inner = parsed(&described.json).map_err(fail)?;
+        let bos = described.bos.and_then(|id| Some((id, inner.id_to_token(id)?)));
+        let prepends_bos = described.prepends_bos && bos.is_some();
+        Ok(Self { inner, path: path.to_path_buf(), bos, prepends_bos, templates: ChatTemplates::default(), files: vec![path.to_path_buf()] })
     }
 
     /// The ids of a text. An empty text without BOS is an error, since there is nothing to run.
@@ -198,6 +203,17 @@ fn covering(offsets: &[(usize, usize)], bytes: &Range<usize>) -> Option<Range<us
     let first = offsets.iter().position(holds)?;
     let last = offsets.iter().rposition(holds)?;
     Some(first..last + 1)
+}
+
+/// The tokenizer of a tokenizer.json.
+fn parsed(text: &str) -> std::result::Result<tokenizers::Tokenizer, String> {
+    // First as JSON of any kind, whose errors say more than those of the tokenizers' own reader.
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| error.to_string())?;
+    let mut inner: tokenizers::Tokenizer = guarded(|| text.parse())?;
+    // Padding and truncation stored in the file would change the ids of a text.
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|error| error.to_string())?;
+    Ok(inner)
 }
 
 /// Calls the tokenizers library, which panics on some files that it can parse but not use.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -15,6 +16,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use crate::error::{Error, Result};
+use crate::ops::Matrix;
 
 /// Where a family takes tensors from, by their names in the file: a checkpoint, or variables to be trained.
 pub trait WeightSource {
@@ -26,6 +28,45 @@ pub trait WeightSource {
     fn precision(&self) -> Option<Precision> {
         None
     }
+    /// The matrices `[inputs, part]` of a linear map that is cut by its outputs: each part is ranges of them, one after
+    /// the other. A problem may be reported later, all together.
+    fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
+        let weight = match stored {
+            Stored::OutIn { inputs, outputs } => self.get(name, &[outputs, inputs])?.t()?,
+            Stored::InOut { inputs, outputs } => self.get(name, &[inputs, outputs])?,
+        };
+        let precision = self.precision();
+        parts.iter().map(|part| Matrix::new(chosen(&weight, 1, part)?, precision)).collect()
+    }
+}
+
+/// How the matrix of a linear map lies in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// `[outputs, inputs]`: torch.nn.Linear.
+    OutIn {
+        /// Rows of the map.
+        inputs: usize,
+        /// Columns of the map.
+        outputs: usize,
+    },
+    /// `[inputs, outputs]`: transformers' Conv1D.
+    InOut {
+        /// Rows of the map.
+        inputs: usize,
+        /// Columns of the map.
+        outputs: usize,
+    },
+}
+
+/// Ranges of an axis, one after the other; a view where they are one piece.
+pub(crate) fn chosen(x: &Tensor, axis: usize, parts: &[Range<usize>]) -> Result<Tensor> {
+    let pieces = parts.iter().map(|part| x.narrow(axis, part.start, part.len()));
+    let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
+    match pieces.as_slice() {
+        [one] => Ok(one.clone()),
+        many => Ok(Tensor::cat(many, axis)?),
+    }
 }
 
 /// How much of a checkpoint is read.
@@ -35,6 +76,24 @@ pub enum Depth {
     Numbers(Precision),
     /// Names, shapes and dtypes; tensors are stand-ins of zeros that take no memory.
     Headers,
+}
+
+/// The names of the weights' files.
+pub(crate) const SINGLE: &str = "model.safetensors";
+/// The same for shards.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// What torch writes instead.
+pub(crate) const PICKLES: &[&str] = &["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// The header of one safetensors file.
+#[derive(Debug)]
+pub(crate) struct Header {
+    /// The file, or its address.
+    pub path: PathBuf,
+    /// The length of the whole file.
+    pub length: u64,
+    /// The JSON, without the eight bytes before it.
+    pub bytes: Vec<u8>,
 }
 
 /// The format's own limit.
@@ -66,14 +125,14 @@ struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
     /// Its bytes in the file.
-    bytes: std::ops::Range<u64>,
+    bytes: Range<u64>,
 }
 
 impl WeightFiles {
     /// Opens `model.safetensors`, or the shards of `model.safetensors.index.json`, in `directory`.
     pub fn open(directory: &Path, depth: Depth) -> Result<Self> {
-        let single = directory.join("model.safetensors");
-        let index = directory.join("model.safetensors.index.json");
+        let single = directory.join(SINGLE);
+        let index = directory.join(INDEX);
         let (path, files, listed) = if single.is_file() {
             (single.clone(), vec![single], None)
         } else if index.is_file() {
@@ -84,11 +143,37 @@ impl WeightFiles {
         } else {
             return Err(no_weights(directory));
         };
-        let mut open = files.iter().map(|file| open_file(file)).collect::<Result<Vec<_>>>()?;
+        let open = files.iter().map(|file| open_file(file)).collect::<Result<Vec<_>>>()?;
+        let mut headers = Vec::with_capacity(files.len());
+        for (path, file) in files.iter().zip(&open) {
+            headers.push(header_of(path, file)?);
+        }
+        Self::new(path, depth, open, &headers, listed)
+    }
+
+    /// A checkpoint of which nothing but the headers is here; its index, if it has one, lies in `directory`.
+    pub(crate) fn of_headers(directory: &Path, headers: &[Header]) -> Result<Self> {
+        let index = directory.join(INDEX);
+        match headers {
+            [only] if only.path.file_name().is_some_and(|name| name == SINGLE) => {
+                Self::new(only.path.clone(), Depth::Headers, Vec::new(), headers, None)
+            }
+            _ => Self::new(index.clone(), Depth::Headers, Vec::new(), headers, Some(read_index(&index)?)),
+        }
+    }
+
+    fn new(
+        path: PathBuf,
+        depth: Depth,
+        open: Vec<File>,
+        headers: &[Header],
+        listed: Option<BTreeMap<String, String>>,
+    ) -> Result<Self> {
+        let files: Vec<PathBuf> = headers.iter().map(|header| header.path.clone()).collect();
         let mut tensors = BTreeMap::new();
         let mut problems = Vec::new();
-        for (at, (path, file)) in files.iter().zip(&mut open).enumerate() {
-            for (name, entry) in entries(path, file, at)? {
+        for (at, header) in headers.iter().enumerate() {
+            for (name, entry) in entries(header, at)? {
                 if tensors.contains_key(&name) {
                     problems.push(format!("`{name}` is in more than one shard"));
                 }
@@ -121,15 +206,8 @@ impl WeightFiles {
                 ));
             }
         }
-        if self.problems.is_empty() {
-            return Ok(self.files);
-        }
-        let more = self.problems.len().saturating_sub(LISTED);
-        if more > 0 {
-            self.problems.truncate(LISTED);
-            self.problems.push(format!("… and {more} more"));
-        }
-        Err(Error::Weights { path: self.path, problems: self.problems })
+        all_or_nothing(self.path, self.problems)?;
+        Ok(self.files)
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, String> {
@@ -176,10 +254,47 @@ impl WeightSource for WeightFiles {
             }
         }
     }
+
+    fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
+        matrices_or_stand_ins(self, name, stored, parts)
+    }
+}
+
+/// [`WeightSource::matrices`] of a file: what cannot be packed is a stand-in, of a file that is read no further.
+pub(crate) fn matrices_or_stand_ins(
+    source: &mut impl WeightSource,
+    name: &str,
+    stored: Stored,
+    parts: &[Vec<Range<usize>>],
+) -> Result<Vec<Matrix>> {
+    let (inputs, weight) = match stored {
+        Stored::OutIn { inputs, outputs } => (inputs, source.get(name, &[outputs, inputs])?.t()?),
+        Stored::InOut { inputs, outputs } => (inputs, source.get(name, &[inputs, outputs])?),
+    };
+    let precision = source.precision();
+    let part = |part: &Vec<Range<usize>>| match precision {
+        Some(_) => Matrix::new(chosen(&weight, 1, part)?, precision),
+        // Stand-ins take no memory, joined or not.
+        None => Ok(Matrix::Plain(stand_in(&[inputs, part.iter().map(Range::len).sum()])?)),
+    };
+    parts.iter().map(part).collect()
+}
+
+/// Nothing, or an error that lists the problems.
+pub(crate) fn all_or_nothing(path: PathBuf, mut problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let more = problems.len().saturating_sub(LISTED);
+    if more > 0 {
+        problems.truncate(LISTED);
+        problems.push(format!("… and {more} more"));
+    }
+    Err(Error::Weights { path, problems })
 }
 
 /// A broadcast zero takes no memory.
-fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
+pub(crate) fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
     Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
 }
 
@@ -207,19 +322,24 @@ fn numbers(mut file: &File, entry: &Entry) -> std::io::Result<Vec<f32>> {
 }
 
 fn no_weights(directory: &Path) -> Error {
-    let pickle = directory.join("pytorch_model.bin");
-    let reason = if pickle.exists() || directory.join("pytorch_model.bin.index.json").exists() {
-        "its weights are a pickle (pytorch_model.bin), which is never executed; convert it once with Python: \
-         `from transformers import AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')`"
-            .to_string()
+    let reason = if PICKLES.iter().any(|name| directory.join(name).exists()) {
+        convert_pickle("'.'", ".")
     } else {
-        "it has neither model.safetensors nor model.safetensors.index.json".to_string()
+        format!("it has neither {SINGLE} nor {INDEX}")
     };
     Error::NotAModel { path: directory.to_path_buf(), reason }
 }
 
+/// Why a pickle is refused, and the Python that makes `to` of what transformers calls `from`.
+pub(crate) fn convert_pickle(from: &str, to: &str) -> String {
+    format!(
+        "its weights are a pickle (pytorch_model.bin), which is never executed; convert it once with Python: \
+         `from transformers import AutoModelForCausalLM as M; M.from_pretrained({from}).save_pretrained('{to}')`"
+    )
+}
+
 /// `weight_map` of an index file; shard names must be plain file names, so that nothing outside is read.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -234,25 +354,47 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// The tensors of one file; every offset is checked against the file's length.
-fn entries(path: &Path, file: &mut File, number: usize) -> Result<Vec<(String, Entry)>> {
-    let length = file.metadata().map_err(|error| Error::read(path, error))?.len();
-    let fail = |reason: String| {
-        Error::read(path, format!("it is not a whole safetensors file ({reason}); it has {length} bytes"))
-    };
-    // The header's length stands in the first eight bytes.
-    let mut start = [0; 8];
-    file.read_exact(&mut start).map_err(|_| fail("it has no header".into()))?;
-    let header = u64::from_le_bytes(start);
+/// How long the header of a safetensors file of `length` bytes is, which its first eight bytes say.
+pub(crate) fn header_bytes(path: &Path, start: &[u8], length: u64) -> Result<u64> {
+    let fail = |reason| not_whole(path, length, reason);
+    let start = start.first_chunk().ok_or_else(|| fail("it has no header".into()))?;
+    let header = u64::from_le_bytes(*start);
     if header > length.saturating_sub(8) {
         return Err(fail(format!("its header should have {header} bytes")));
     }
     if header > LONGEST_HEADER {
         return Err(fail(format!("its header has {header} bytes, more than {LONGEST_HEADER}")));
     }
-    let mut bytes = Vec::new();
-    file.take(header).read_to_end(&mut bytes).map_err(|error| Error::read(path, error))?;
-    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
+    Ok(header)
+}
+
+fn not_whole(path: &Path, length: u64, reason: String) -> Error {
+    Error::read(path, format!("it is not a whole safetensors file ({reason}); it has {length} bytes"))
+}
+
+/// The header of a file on disk.
+pub(crate) fn read_header(path: &Path) -> Result<Header> {
+    header_of(path, &open_file(path)?)
+}
+
+fn header_of(path: &Path, file: &File) -> Result<Header> {
+    let length = file.metadata().map_err(|error| Error::read(path, error))?.len();
+    let take = |count: u64| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        file.take(count).read_to_end(&mut bytes).map_err(|error| Error::read(path, error))?;
+        Ok(bytes)
+    };
+    let start = take(8)?;
+    let bytes = take(header_bytes(path, &start, length)?)?;
+    Ok(Header { path: path.to_path_buf(), length, bytes })
+}
+
+/// The tensors of one file; every offset is checked against the file's length.
+fn entries(header: &Header, number: usize) -> Result<Vec<(String, Entry)>> {
+    let Header { path, length, bytes } = header;
+    let fail = |reason| not_whole(path, *length, reason);
+    let metadata: Metadata = serde_json::from_slice(bytes).map_err(|error| fail(error.to_string()))?;
+    let header = bytes.len() as u64;
     let data = 8 + header;
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
@@ -274,7 +416,7 @@ fn entries(path: &Path, file: &mut File, number: usize) -> Result<Vec<(String, E
         }
         end = entry.bytes.end;
     }
-    if end != length {
+    if end != *length {
         return Err(fail(format!("its tensors end at byte {end}")));
     }
     entries.sort_by(|a, b| a.0.cmp(&b.0));

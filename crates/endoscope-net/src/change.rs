@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use candle_core::{D, DType, Device, Tensor, TensorId};
 
 use crate::error::{Error, Result};
+use crate::frame::{Extent, Frame, entries};
 use crate::plan::{Change, Edit};
-use crate::selection::{Frame, Grid, Selection};
+use crate::selection::{Grid, Index, Selection};
 use crate::site::{AxisName, Site, Size};
 use crate::value::Value;
 
@@ -85,24 +86,29 @@ impl PreparedEdit {
 
     /// Whether a cell becomes an average over positions.
     pub fn averages_over_positions(&self, site: &Site) -> bool {
+        self.averages_over(site, |axis| matches!(axis, AxisName::Position | AxisName::Query | AxisName::Key))
+    }
+
+    fn averages_over(&self, site: &Site, axis: impl Fn(AxisName) -> bool) -> bool {
         let Operation::Mean(over) = &self.operation else { return false };
-        let is_position = |&dimension: &usize| {
-            matches!(site.axes[dimension].name, AxisName::Position | AxisName::Query | AxisName::Key)
-        };
-        over.iter().any(is_position)
+        over.iter().any(|&dimension| axis(site.axes[dimension].name))
     }
 
     /// An average over positions would change as text grows.
     pub fn check_frame(&self, site: &Site, frame: &Frame) -> Result<()> {
-        match frame.grows && self.averages_over_positions(site) {
-            true => Err(not_possible(site, "a mean over positions has no fixed meaning while the text grows")),
-            false => Ok(()),
+        if frame.grows && self.averages_over_positions(site) {
+            return Err(not_possible(site, "a mean over positions has no fixed meaning while the text grows"));
         }
+        if frame.is_part() && self.averages_over(site, |axis| axis == AxisName::Batch) {
+            return Err(not_possible(site, "a mean over the batch needs rows of equal length"));
+        }
+        Ok(())
     }
 
     /// The new value of the chosen `cells`.
     pub fn apply(&self, site: &Site, cells: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
         let broadcast = |tensor: &Tensor, what: &'static str| {
+            let tensor = self.of_part(site, tensor, grid, frame)?;
             tensor.to_dtype(cells.dtype())?.broadcast_as(cells.shape()).map_err(|_| Error::ValueShape {
                 site: site.name.clone(),
                 what,
@@ -136,17 +142,54 @@ impl PreparedEdit {
     }
 }
 
+impl PreparedEdit {
+    /// What of an array for the whole batch is for the rows of `frame`, where the batch has others.
+    fn of_part(&self, site: &Site, array: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
+        let mut part = array.clone();
+        if !frame.is_part() {
+            return Ok(part);
+        }
+        let (shape, lacks) = (grid.shape(), site.axes.len().saturating_sub(array.rank()));
+        for (dimension, axis) in site.axes.iter().enumerate().skip(lacks) {
+            let (at, select) = (dimension - lacks, self.select.on(axis.name));
+            let size = part.dim(at)?;
+            match axis.name {
+                AxisName::Batch if size > 1 => {
+                    let rows = frame.batch.rows;
+                    let all = entries(site, axis.name, select, Extent::fixed(rows))?;
+                    let mine = frame.batch.first..frame.batch.first + frame.rows;
+                    let here = (0..all.len()).filter(|&number| mine.contains(&all[number]));
+                    let here: Vec<u32> = here.filter(|&number| number < size).map(|number| number as u32).collect();
+                    part = part.contiguous()?.index_select(&Tensor::new(here, part.device())?, at)?;
+                }
+                AxisName::Position | AxisName::Query | AxisName::Key
+                    if *select == Index::All && size == frame.batch.longest && size > shape[dimension] =>
+                {
+                    part = part.narrow(at, frame.start_in(size), shape[dimension])?;
+                }
+                _ => {}
+            }
+        }
+        Ok(part)
+    }
+}
+
 /// The cells of another run at the same absolute positions.
 fn source_cells(site: &Site, source: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
     let mut axes = Vec::with_capacity(grid.axes.len());
     for (dimension, axis) in site.axes.iter().enumerate() {
         let (chosen, size) = (&grid.axes[dimension], source.dim(dimension)?);
+        // A source of one row is one sequence for all; of several, it is laid out as the batch is.
+        let batched = site.axis(AxisName::Batch).is_some_and(|batch| source.dims()[batch] > 1);
+        let start = if batched { frame.start_in(size) } else { 0 };
         let shift = match axis.name {
-            AxisName::Position | AxisName::Query => frame.offset,
+            AxisName::Position | AxisName::Query => frame.offset + start,
+            AxisName::Key => start,
             AxisName::Batch if size == 1 => {
                 axes.push(None);
                 continue;
             }
+            AxisName::Batch => frame.batch.first,
             _ => 0,
         };
         let entries: Vec<usize> = match chosen {

@@ -3,8 +3,8 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::Result;
+use crate::frame::Frame;
 use crate::prepared::Prepared;
-use crate::selection::Frame;
 use crate::site::{AxisName, SiteId};
 use crate::tap::Tap;
 

@@ -49,6 +49,16 @@ pub enum Error {
         /// The axes that exist.
         axes: String,
     },
+    /// What does not fit one row of a batch whose rows are computed apart.
+    #[error("in row {row} of the batch, of {length} tokens: {error}")]
+    Row {
+        /// The row.
+        row: usize,
+        /// Its length.
+        length: usize,
+        /// What is wrong there.
+        error: Box<Error>,
+    },
     /// A selected index that does not exist.
     #[error("index {index} is out of range for axis `{axis}` of `{site}`, which has {size} entries")]
     IndexOutOfRange {

@@ -21,10 +21,15 @@
 //!     fn run(&self, inputs: &Inputs, plan: &Plan) -> Result<Run> {
 //!         let Inputs::Tokens(tokens) = inputs else { return Err(Error::Inputs("tokens are needed".into())) };
 //!         let prepared = Prepared::new(&self.sites, plan)?;
-//!         let mut tap = Tap::new(&prepared, Frame::whole(tokens.rows(), tokens.length()))?;
-//!         let embed = tokens.tensor(&Device::Cpu)?.to_dtype(DType::F32)?.unsqueeze(2)?;
-//!         let embed = tap.at(SiteId(0), embed)?;
-//!         Ok(tap.finish((embed * 2.)?, Work::default()))
+//!         // One frame for all rows, or one for each where they differ in length.
+//!         let rows = tokens.frames().into_iter().map(|frame| {
+//!             let mut tap = Tap::new(&prepared, frame)?;
+//!             let ids = tokens.ids()[frame.batch.first..][..frame.rows].concat();
+//!             let embed = Tensor::from_vec(ids, (frame.rows, frame.length, 1), &Device::Cpu)?.to_dtype(DType::F32)?;
+//!             let embed = tap.at(SiteId(0), embed)?;
+//!             Ok(tap.finish((embed * 2.)?, Work::default()))
+//!         });
+//!         Run::of_rows(tokens, &prepared, rows.collect::<Result<_>>()?)
 //!     }
 //! }
 //!
@@ -47,6 +52,8 @@ mod canvas;
 mod change;
 mod effect;
 mod error;
+mod frame;
+mod joining;
 mod name;
 mod network;
 mod plan;
@@ -59,10 +66,11 @@ mod value;
 
 pub use effect::Effect;
 pub use error::{Error, Result};
-pub use network::{Base, Captured, Cost, Inputs, Network, Resume, Run, TokenRows, Work};
+pub use frame::{Batch, Frame};
+pub use network::{Base, Captured, Cost, Inputs, Network, Padding, Resume, Run, TokenRows, Work};
 pub use plan::{Capture, Change, Edit, Plan};
 pub use prepared::Prepared;
-pub use selection::{Frame, Index, Selection};
+pub use selection::{Index, Selection};
 pub use site::{Axis, AxisName, Role, Site, SiteId, Sites, Size};
 pub use tap::Tap;
 pub use taps::{Part, Taps};

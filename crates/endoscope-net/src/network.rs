@@ -4,6 +4,8 @@ use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::frame::Frame;
+use crate::joining::Joining;
 use crate::plan::Plan;
 use crate::site::Sites;
 
@@ -20,30 +22,104 @@ impl Inputs {
     pub fn tokens(rows: Vec<Vec<u32>>) -> Result<Self> {
         TokenRows::new(rows).map(Self::Tokens)
     }
+
+    /// Rows of token ids that may differ in length; see [`TokenRows::padded`].
+    pub fn padded(rows: Vec<Vec<u32>>, padding: Padding) -> Result<Self> {
+        TokenRows::padded(rows, padding).map(Self::Tokens)
+    }
 }
 
-/// Rows of token ids, all of one length.
+/// Where the shorter rows of a batch are filled up, in what a run gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// Before their first position: last positions lie beside each other.
+    Left,
+    /// After their last position: first positions lie beside each other.
+    #[default]
+    Right,
+}
+
+/// Rows of token ids.
+///
+/// Rows may differ in length. No padding is ever computed: each row gives what it gives alone, and a plan counts
+/// positions in each row by itself (`0` is its own first token, `-1` its own last). Captures and outputs of whole rows are
+/// filled with zeros to the length of the longest, at the side that [`Padding`] says; sources of patches are read the same
+/// way. [`TokenRows::mask`] says which cells are real.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRows {
     ids: Vec<Vec<u32>>,
+    padding: Padding,
 }
 
 impl TokenRows {
     /// Checks that the rows are of equal length, at least one of at least one token.
     pub fn new(ids: Vec<Vec<u32>>) -> Result<Self> {
-        let Some(first) = ids.first() else { return Err(Error::Inputs("there is no prompt".into())) };
-        if first.is_empty() {
-            return Err(Error::Inputs("a prompt has no tokens at all".into()));
-        }
-        if let Some((row, other)) = ids.iter().enumerate().find(|(_, row)| row.len() != first.len()) {
-            let message = format!(
-                "prompts of one batch must have equal length: row 0 has {} tokens, row {row} has {}",
-                first.len(),
+        let rows = Self::padded(ids, Padding::default())?;
+        let longest = rows.length();
+        match rows.ids.iter().enumerate().find(|(_, ids)| ids.len() != rows.ids[0].len()) {
+            None => Ok(rows),
+            Some((row, other)) => Err(Error::Inputs(format!(
+                "rows of equal length are needed here: row 0 has {} tokens, row {row} has {}, the longest has {longest}",
+                rows.ids[0].len(),
                 other.len()
-            );
-            return Err(Error::Inputs(message));
+            ))),
         }
-        Ok(Self { ids })
+    }
+
+    /// Checks that there is at least one row, and that each has at least one token.
+    pub fn padded(ids: Vec<Vec<u32>>, padding: Padding) -> Result<Self> {
+        if ids.is_empty() {
+            return Err(Error::Inputs("there is no prompt".into()));
+        }
+        match ids.iter().position(Vec::is_empty) {
+            Some(_) if ids.len() == 1 => Err(Error::Inputs("a prompt has no tokens at all".into())),
+            Some(row) => Err(Error::Inputs(format!("row {row} has no tokens at all"))),
+            None => Ok(Self { ids, padding }),
+        }
+    }
+
+    /// Rows as a tokenizer of Hugging Face pads them: ids of equal length, and an attention mask that is 1 where a token
+    /// is real. What is masked must lie on one side, the same for all rows.
+    pub fn masked(ids: Vec<Vec<u32>>, mask: &[Vec<u8>]) -> Result<Self> {
+        let shape = |rows: &[usize]| format!("{} rows of {rows:?}", rows.len());
+        let (widths, masks): (Vec<usize>, Vec<usize>) =
+            (ids.iter().map(Vec::len).collect(), mask.iter().map(Vec::len).collect());
+        if widths != masks || widths.iter().any(|&width| width != widths[0]) {
+            let (ids, mask) = (shape(&widths), shape(&masks));
+            return Err(Error::Inputs(format!("ids ({ids} entries) and attention mask ({mask}) do not fit")));
+        }
+        let mut side: Option<(usize, Padding)> = None;
+        let mut rows = Vec::with_capacity(ids.len());
+        for (row, (ids, mask)) in ids.into_iter().zip(mask).enumerate() {
+            if let Some(&other) = mask.iter().find(|&&entry| entry > 1) {
+                return Err(Error::Inputs(format!("the attention mask of row {row} has the entry {other}; 0 or 1")));
+            }
+            let Some(first) = mask.iter().position(|&entry| entry == 1) else {
+                return Err(Error::Inputs(format!("the attention mask leaves row {row} no token at all")));
+            };
+            let end = mask.iter().rposition(|&entry| entry == 1).map_or(first, |last| last + 1);
+            if mask[first..end].contains(&0) {
+                return Err(Error::Inputs(format!(
+                    "the attention mask of row {row} has a hole; padding lies on one side"
+                )));
+            }
+            let padding = match (first, mask.len() - end) {
+                (0, 0) => None,
+                (_, 0) => Some(Padding::Left),
+                (0, _) => Some(Padding::Right),
+                _ => return Err(Error::Inputs(format!("row {row} is padded on both sides"))),
+            };
+            if let Some(padding) = padding {
+                let (known, before) = *side.get_or_insert((row, padding));
+                if before != padding {
+                    let reason = format!("rows {known} and {row} are padded on different sides");
+                    return Err(Error::Inputs(reason));
+                }
+            }
+            rows.push(ids[first..end].to_vec());
+        }
+        Self::padded(rows, side.map_or(Padding::default(), |(_, padding)| padding))
     }
 
     /// The ids of each row.
@@ -56,14 +132,55 @@ impl TokenRows {
         self.ids.len()
     }
 
-    /// How many tokens each row has.
+    /// How many tokens the longest row has.
     pub fn length(&self) -> usize {
-        self.ids[0].len()
+        self.ids.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// `[rows, length]` of u32.
-    pub fn tensor(&self, device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_vec(self.ids.concat(), (self.rows(), self.length()), device)?)
+    /// Whether rows differ in length. A network that cannot run such a batch must refuse it.
+    pub fn is_ragged(&self) -> bool {
+        self.ids.iter().any(|row| row.len() != self.ids[0].len())
+    }
+
+    /// Where shorter rows are filled up.
+    pub fn padding(&self) -> Padding {
+        self.padding
+    }
+
+    /// What a run of this batch computes: all rows at once where they are of one length, else each by itself.
+    pub fn frames(&self) -> Vec<Frame> {
+        match self.is_ragged() {
+            false => vec![Frame::whole(self.rows(), self.length())],
+            true => (0..self.rows()).map(|row| Frame::of_row(self, row)).collect(),
+        }
+    }
+
+    /// `[rows, length]` of u32; cells that are no token hold `fill`.
+    pub fn tensor(&self, fill: u32, device: &Device) -> Result<Tensor> {
+        self.filled(self.ids.iter().cloned(), fill, device)
+    }
+
+    /// `[rows, length]` of u8: 1 where a token is, 0 where there is only padding.
+    pub fn mask(&self, device: &Device) -> Result<Tensor> {
+        self.filled(self.ids.iter().map(|row| vec![1u8; row.len()]), 0, device)
+    }
+
+    fn filled<T: candle_core::WithDType>(
+        &self,
+        rows: impl Iterator<Item = Vec<T>>,
+        fill: T,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let length = self.length();
+        let mut all = Vec::with_capacity(self.rows() * length);
+        for row in rows {
+            let missing = std::iter::repeat_n(fill, length - row.len());
+            match self.padding {
+                Padding::Left => all.extend(missing.chain(row)),
+                Padding::Right => all.extend(row.into_iter().chain(missing)),
+            }
+        }
+        Ok(Tensor::from_vec(all, (self.rows(), length), device)?)
     }
 }
 
@@ -150,7 +267,15 @@ pub struct Run {
     pub captured: Captured,
     /// How much was computed.
     pub work: Work,
-    pub(crate) probes: Vec<(String, Probe)>,
+    pub(crate) probes: Vec<Probes>,
+}
+
+/// The probes of a site: one, or one for each row of a batch whose rows differ in length.
+#[derive(Debug)]
+pub(crate) struct Probes {
+    pub site: String,
+    pub pieces: Vec<Probe>,
+    pub joining: Joining,
 }
 
 /// A zero added at a site: the gradient with respect to it is the gradient with respect to the site.
@@ -167,12 +292,15 @@ impl Run {
     pub fn gradients(&self, metric: &Tensor) -> Result<Captured> {
         let gradients = metric.backward()?;
         let mut captured = Captured::default();
-        for (site, probe) in &self.probes {
-            let gradient = match gradients.get(probe.zero.as_tensor()) {
-                Some(gradient) => gradient.clone(),
-                None => probe.zero.zeros_like()?,
+        for Probes { site, pieces, joining } in &self.probes {
+            let piece = |probe: &Probe| -> Result<Tensor> {
+                let gradient = match gradients.get(probe.zero.as_tensor()) {
+                    Some(gradient) => gradient.clone(),
+                    None => probe.zero.zeros_like()?,
+                };
+                crate::canvas::gather(&gradient.detach(), &probe.grid)
             };
-            captured.insert(site.clone(), crate::canvas::gather(&gradient.detach(), &probe.grid)?);
+            captured.insert(site.clone(), joining.join(pieces.iter().map(piece).collect::<Result<_>>()?)?);
         }
         Ok(captured)
     }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::frame::{Extent, Frame, entries};
 use crate::site::{AxisName, Site, Size};
 
 /// Which entries of one axis.
@@ -153,94 +154,6 @@ impl Selection {
     }
 }
 
-/// What a forward pass computes: `length` positions from `offset` on, of sequences whose prompt has `prompt` positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Frame {
-    /// Rows of the batch.
-    pub rows: usize,
-    /// Positions of the prompt; the end that negative positions count from.
-    pub prompt: usize,
-    /// The first position computed now (those before are in a cache).
-    pub offset: usize,
-    /// How many positions are computed now.
-    pub length: usize,
-    /// Whether more positions may follow, so that an index past the prompt is no error.
-    pub grows: bool,
-}
-
-impl Frame {
-    /// A forward pass over whole sequences.
-    pub fn whole(rows: usize, length: usize) -> Self {
-        Self { rows, prompt: length, offset: 0, length, grows: false }
-    }
-
-    fn extent(&self, axis: AxisName, length: usize) -> Extent {
-        match axis {
-            AxisName::Position | AxisName::Query => {
-                Extent { end: self.prompt, first: self.offset, length: self.length, grows: self.grows }
-            }
-            // Keys reach back to position 0 whatever is cached.
-            AxisName::Key => Extent { end: self.prompt, first: 0, length, grows: self.grows },
-            _ => Extent::fixed(length),
-        }
-    }
-}
-
-/// The entries `first .. first + length` of an axis that is present now; negative indices count from `end`.
-#[derive(Clone, Copy)]
-struct Extent {
-    end: usize,
-    first: usize,
-    length: usize,
-    grows: bool,
-}
-
-impl Extent {
-    fn fixed(size: usize) -> Self {
-        Self { end: size, first: 0, length: size, grows: false }
-    }
-}
-
-/// The entries of `index` that lie in `extent`, counted from its first.
-fn entries(site: &Site, axis: AxisName, index: &Index, extent: Extent) -> Result<Vec<usize>> {
-    let Extent { end, first, length, grows } = extent;
-    let present = |at: usize| (at >= first && at < first + length).then(|| at - first);
-    let out_of_range = |index: i64| Error::IndexOutOfRange { site: site.name.clone(), axis, index, size: end };
-    let absolute = |at: i64| -> Result<usize> {
-        let from_start = if at < 0 { at.saturating_add(end as i64) } else { at };
-        let exists = from_start >= 0 && (grows || (from_start as usize) < end.max(first + length));
-        if exists { Ok(from_start as usize) } else { Err(out_of_range(at)) }
-    };
-    // A boundary of a range may be one past the end.
-    let boundary = |at: i64| -> Result<usize> {
-        let from_start = if at < 0 { at.saturating_add(end as i64) } else { at };
-        let exists = from_start >= 0 && (grows || from_start as usize <= end.max(first + length));
-        if exists { Ok(from_start as usize) } else { Err(out_of_range(at)) }
-    };
-    match index {
-        Index::All => Ok((0..length).collect()),
-        Index::At(at) => Ok(present(absolute(*at)?).into_iter().collect()),
-        Index::List(list) => {
-            let mut chosen = Vec::with_capacity(list.len());
-            let mut seen = std::collections::HashSet::with_capacity(list.len());
-            for &at in list {
-                let position = absolute(at)?;
-                if !seen.insert(position) {
-                    return Err(Error::RepeatedIndex { site: site.name.clone(), axis, index: at });
-                }
-                chosen.extend(present(position));
-            }
-            Ok(chosen)
-        }
-        Index::Range { start, end: stop } => {
-            let start = boundary(*start)?;
-            let stop = stop.map(boundary).transpose()?.unwrap_or(usize::MAX);
-            Ok((start.max(first)..stop.min(first + length)).map(|at| at - first).collect())
-        }
-        Index::Generated => Ok((end.max(first)..first + length).map(|at| at - first).collect()),
-    }
-}
-
 /// The chosen entries of a tensor, per dimension; none = all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grid {
@@ -325,7 +238,7 @@ mod tests {
     fn an_index_means_the_same_position_with_and_without_a_cache() {
         let total = 9;
         for text in ["all", "-1", "0", "7", "-2..", "2..8", "generated", "6,1,8", "5.."] {
-            let whole = Frame { rows: 1, prompt: 5, offset: 0, length: total, grows: true };
+            let whole = Frame { length: total, grows: true, ..Frame::whole(1, 5) };
             let mut at_once = positions(text, whole).unwrap();
             at_once.sort();
             let mut pieces = positions(text, Frame { length: 5, ..whole }).unwrap();

@@ -4,9 +4,11 @@ use candle_core::{DType, Tensor, Var};
 
 use crate::canvas::{Canvas, gather};
 use crate::error::{Error, Result};
-use crate::network::{Captured, Probe, Run, Work};
+use crate::frame::Frame;
+use crate::joining::Joining;
+use crate::network::{Captured, Probe, Probes, Run, Work};
 use crate::prepared::{Actions, Outputs, Prepared};
-use crate::selection::{Frame, Grid, Index};
+use crate::selection::{Grid, Index};
 use crate::site::{Site, SiteId};
 
 /// One forward pass's view of a plan.
@@ -23,7 +25,7 @@ impl<'p> Tap<'p> {
     pub fn new(plan: &'p Prepared<'p>, frame: Frame) -> Result<Self> {
         for (&id, actions) in &plan.actions {
             for edit in &actions.edits {
-                edit.check_frame(plan.sites.get(id), &frame)?;
+                edit.check_frame(plan.sites.get(id), &frame).map_err(|error| frame.named(error))?;
             }
         }
         Ok(Self { plan, frame, captured: Vec::new(), probes: Vec::new() })
@@ -61,9 +63,10 @@ impl<'p> Tap<'p> {
     pub fn at(&mut self, id: SiteId, activation: Tensor) -> Result<Tensor> {
         let Some(actions) = self.plan.actions.get(&id) else { return Ok(activation) };
         let site = self.plan.sites.get(id);
-        let mut activation = self.edited(site, actions, activation)?;
+        let named = |error| self.frame.named(error);
+        let mut activation = self.edited(site, actions, activation).map_err(named)?;
         if let Some(capture) = &actions.capture {
-            let grid = capture.select.grid(site, &self.frame, activation.dims())?;
+            let grid = capture.select.grid(site, &self.frame, activation.dims()).map_err(named)?;
             if capture.gradient {
                 let zero = Var::zeros(activation.shape(), DType::F32, activation.device())?;
                 activation = (activation + zero.as_tensor())?;
@@ -108,7 +111,8 @@ impl<'p> Tap<'p> {
         };
         let outputs = Site::new("outputs", None, crate::Role::Output, vec![crate::Axis::position()]);
         let select = crate::Selection::default().with(crate::AxisName::Position, index);
-        let Grid { mut axes, .. } = select.grid(&outputs, &self.frame, &[self.frame.length])?;
+        let Grid { mut axes, .. } =
+            select.grid(&outputs, &self.frame, &[self.frame.length]).map_err(|error| self.frame.named(error))?;
         Ok(axes.remove(0))
     }
 
@@ -129,7 +133,9 @@ impl<'p> Tap<'p> {
         for (id, activation) in entries {
             captured.insert(self.plan.sites.get(id).name.clone(), activation);
         }
-        Run { outputs, captured, work, probes: self.probes }
+        let probes = self.probes.into_iter();
+        let probes = probes.map(|(site, probe)| Probes { site, pieces: vec![probe], joining: Joining::default() });
+        Run { outputs, captured, work, probes: probes.collect() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::selection::Frame;
+use crate::frame::Frame;
 use crate::site::SiteId;
 use crate::tap::Tap;
 

@@ -28,6 +28,9 @@ pub struct Provenance {
     pub machine: Machine,
     /// Each random seed by what it is for.
     pub seeds: BTreeMap<String, u64>,
+    /// The commit of each repository of a hub that was read, by `org/name`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revisions: BTreeMap<String, String>,
     /// Each file that was read.
     pub files: Vec<HashedFile>,
     /// The versions of the libraries that decide the numbers.
@@ -83,7 +86,7 @@ fn rfc3339(time: jiff::Timestamp) -> String {
 }
 
 impl Provenance {
-    /// The provenance of a run that began at `started` and ends now; seeds, files, libraries and notes are still empty.
+    /// The provenance of a run that began at `started` and ends now; seeds, revisions, files, libraries and notes are still empty.
     pub fn new(endoscope_version: impl Into<String>, command: Vec<String>, started: &Started) -> Provenance {
         Provenance {
             endoscope_version: endoscope_version.into(),
@@ -93,6 +96,7 @@ impl Provenance {
             peak_memory_bytes: peak_memory_bytes(),
             machine: Machine::this(),
             seeds: BTreeMap::new(),
+            revisions: BTreeMap::new(),
             files: Vec::new(),
             libraries: BTreeMap::new(),
             notes: Vec::new(),

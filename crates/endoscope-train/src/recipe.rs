@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use endoscope_models::{Activation, AttentionScale, Biases, Family, Mlp, Norm, Positions, Spec};
+use endoscope_models::rotary::Rotary;
+use endoscope_models::{Activation, Biases, Family, Mlp, Norm, Positions, Spec};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -313,6 +314,7 @@ impl ModelRecipe {
         let &Self { family, context, d_model, layers, heads, d_mlp, .. } = self;
         let gpt2 = family == Family::Gpt2;
         let bias = |key: Option<bool>| gpt2 || key.unwrap_or(false);
+        let d_head = self.d_head.unwrap_or(d_model / heads.max(1));
         Spec {
             vocabulary,
             context,
@@ -320,15 +322,14 @@ impl ModelRecipe {
             layers,
             heads,
             kv_heads: self.kv_heads.unwrap_or(heads),
-            d_head: self.d_head.unwrap_or(d_model / heads.max(1)),
+            d_head,
             d_mlp,
             norm: if gpt2 { Norm::LayerNorm } else { Norm::RmsNorm },
             epsilon: if gpt2 { 1e-5 } else { 1e-6 },
-            positions: match family {
-                Family::Gpt2 => Positions::Learned,
-                Family::Llama => Positions::Rotary { base: self.rotary_base.unwrap_or(10_000.) },
+            positions: match gpt2 {
+                true => Positions::Learned,
+                false => Positions::rotary(Rotary::plain(self.rotary_base.unwrap_or(10_000.), d_head)),
             },
-            attention_scale: AttentionScale::InverseSqrtHead,
             mlp: if gpt2 { Mlp::Plain } else { Mlp::Gated },
             activation: self.activation.unwrap_or(if gpt2 { Activation::GeluTanh } else { Activation::Silu }),
             biases: Biases {
@@ -337,6 +338,7 @@ impl ModelRecipe {
                 mlp: bias(self.mlp_bias),
             },
             tied: self.tied.unwrap_or(gpt2),
+            ..Spec::default()
         }
     }
 
@@ -347,6 +349,12 @@ impl ModelRecipe {
         if self.d_head.is_none() && self.heads > 0 && !self.d_model.is_multiple_of(self.heads) {
             let (width, heads) = (self.d_model, self.heads);
             problems.push(format!("`model.d_model` = {width} cannot be split into `model.heads` = {heads} heads"));
+        }
+        if !self.family.is_trainable() {
+            let known: Vec<&str> =
+                Family::ALL.iter().filter(|family| family.is_trainable()).map(|family| family.model_type()).collect();
+            let family = self.family.model_type();
+            problems.push(format!("`model.family` = {family} can only be read; train one of {}", known.join(", ")));
         }
         if self.family == Family::Gpt2 {
             let given = [

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use candle_core::{DType, Device, Tensor};
+use endoscope_models::rotary::Rotary;
 use endoscope_models::{Activation, AttentionScale, Biases, Decoder, Family, Mlp, Norm, Positions, Spec};
 use endoscope_net::{Inputs, Network, Plan};
 use endoscope_train::{Batch, Parameters, cross_entropy, generator};
@@ -28,11 +29,11 @@ fn gpt2(tied: bool) -> Spec {
         norm: Norm::LayerNorm,
         epsilon: 1e-5,
         positions: Positions::Learned,
-        attention_scale: AttentionScale::InverseSqrtHead,
         mlp: Mlp::Plain,
         activation: Activation::GeluTanh,
         biases: Biases { qkv: true, attention_out: true, mlp: true },
         tied,
+        ..Spec::default()
     }
 }
 
@@ -42,7 +43,7 @@ fn llama(biases: Biases, tied: bool) -> Spec {
         kv_heads: 2,
         norm: Norm::RmsNorm,
         epsilon: 1e-6,
-        positions: Positions::Rotary { base: 100. },
+        positions: Positions::rotary(Rotary::plain(100., 4)),
         mlp: Mlp::Gated,
         activation: Activation::Silu,
         biases,

@@ -20,7 +20,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self, output: &mut Output) -> Result<()> {
-        let model = Model::open_headers(&self.model.model)?;
+        let model = self.model.open_headers()?;
         let chosen: Vec<&Site> = match &self.sites {
             Some(pattern) => model.sites().resolve(pattern)?.into_iter().map(|id| model.sites().get(id)).collect(),
             None => model.sites().iter().collect(),
@@ -33,6 +33,7 @@ impl Inspect {
         });
         output.document(&json!({
             "model": model.directory.to_string_lossy(),
+            "revision": model.revision,
             "family": model.family,
             "parameters": model.parameters,
             "spec": model.spec(),
@@ -49,8 +50,12 @@ impl Inspect {
 
 fn text(model: &Model, chosen: &[&Site], all_layers: bool) -> String {
     let spec = model.spec();
+    let title = match &model.revision {
+        Some(revision) => format!("{} at commit {}", revision.repository, revision.commit),
+        None => model.directory.display().to_string(),
+    };
     let mut lines = vec![
-        format!("{}", model.directory.display()),
+        title,
         format!("  family      {}", model.family.model_type()),
         format!("  parameters  {}", grouped(model.parameters)),
         format!("  layers      {}", spec.layers),

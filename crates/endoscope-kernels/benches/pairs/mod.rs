@@ -73,7 +73,7 @@ fn products(pairs: &mut Vec<Pair>, rows: usize, name: &'static str, precision: P
 
 /// Causal attention of 12 heads of 64 over 128 positions, packing of keys and values included.
 fn attentions(pairs: &mut Vec<Pair>) -> Result<()> {
-    const HEADS: Heads = Heads { queries: 12, keys: 12, d_head: 64, scale: 0.125 };
+    const HEADS: Heads<'static> = Heads::plain(12, 12, 64, 0.125);
     let rows = [random(&[128, 768])?, random(&[128, 768])?, random(&[128, 768])?];
     let [q, k, v] = rows.each_ref().map(|x| x.reshape((128, 12, 64))?.transpose(0, 1)?.contiguous());
     let (q, k, v) = (q?, k?, v?);

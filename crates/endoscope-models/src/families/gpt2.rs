@@ -2,41 +2,42 @@
 //! `[in, out]` (transformers' Conv1D); names with or without the prefix `transformer.`; optional scaling of attention by
 //! layer (`scale_attn_by_inverse_layer_idx`). `reorder_and_upcast_attn` only changes the precision of 16-bit runs.
 
-use candle_core::Tensor;
 use serde_json::{Value, json};
 
-use super::{activation, activation_name, embeddings, layer_norm};
+use super::names::Names;
+use super::{Translator, activation, activation_name, d_head};
 use crate::config::Config;
-use crate::decoder::{LayerWeights, Weights};
-use crate::error::Result;
-use crate::ops::Linear;
-use crate::spec::{AttentionScale, Biases, Mlp, Norm, Positions, Spec};
-use crate::weights::WeightSource;
+use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
-/// Translates a config.
-pub fn spec(config: &mut Config) -> Spec {
-    config.inert(&[
-        "attn_pdrop",
-        "embd_pdrop",
-        "resid_pdrop",
-        "reorder_and_upcast_attn",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
-    ]);
+pub(super) const TRANSLATOR: Translator = Translator {
+    model_type: "gpt2",
+    spec,
+    names: |_| Names::GPT2,
+    ignorable: &[".attn.bias", ".attn.masked_bias"],
+    config: Some(config),
+};
+
+/// Keys of GPT-2's descendants that do not change the logits.
+pub(super) const INERT: &[&str] = &[
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_pdrop",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+];
+
+/// The sizes, under GPT-2's keys.
+pub(super) fn sizes(config: &mut Config) -> Spec {
+    config.inert(INERT);
     let d_model = config.count("n_embd");
     let heads = config.count("n_head");
     let context = config.count("n_positions");
     if config.count_or("n_ctx", context) != context {
         config.problem("`n_ctx` differs from `n_positions`");
     }
-    if heads > 0 && !d_model.is_multiple_of(heads) {
-        config.problem(format!("`n_embd` = {d_model} cannot be split into `n_head` = {heads} heads"));
-    }
-    let scaled = config.switch_or("scale_attn_weights", true);
-    let by_layer = config.switch_or("scale_attn_by_inverse_layer_idx", false);
     Spec {
         vocabulary: config.count("vocab_size"),
         context,
@@ -44,10 +45,18 @@ pub fn spec(config: &mut Config) -> Spec {
         layers: config.count("n_layer"),
         heads,
         kv_heads: heads,
-        d_head: d_model / heads.max(1),
+        d_head: d_head(config, d_model, heads),
         d_mlp: config.count_or("n_inner", d_model.saturating_mul(4)),
-        norm: Norm::LayerNorm,
         epsilon: config.number_or("layer_norm_epsilon", 1e-5),
+        ..Spec::default()
+    }
+}
+
+fn spec(config: &mut Config) -> Spec {
+    config.inert(&["reorder_and_upcast_attn"]);
+    let scaled = config.switch_or("scale_attn_weights", true);
+    let by_layer = config.switch_or("scale_attn_by_inverse_layer_idx", false);
+    Spec {
         positions: Positions::Learned,
         attention_scale: match (scaled, by_layer) {
             (true, false) => AttentionScale::InverseSqrtHead,
@@ -55,59 +64,15 @@ pub fn spec(config: &mut Config) -> Spec {
             (false, false) => AttentionScale::One,
             (false, true) => AttentionScale::ByLayer,
         },
-        mlp: Mlp::Plain,
         activation: activation(config, "activation_function", "gelu_new"),
         biases: Biases { qkv: true, attention_out: true, mlp: true },
         tied: config.switch_or("tie_word_embeddings", true),
+        ..sizes(config)
     }
 }
 
-/// Takes all weights.
-pub fn weights(spec: &Spec, source: &mut dyn WeightSource) -> Result<Weights> {
-    let &Spec { d_model, d_mlp, context, .. } = spec;
-    let prefix = if source.has("wte.weight") { "" } else { "transformer." };
-    let (embed, unembed) = embeddings(source, spec, &format!("{prefix}wte.weight"))?;
-    let pos_embed = source.get(&format!("{prefix}wpe.weight"), &[context, d_model])?;
-    let layers = (0..spec.layers)
-        .map(|layer| {
-            let block = format!("{prefix}h.{layer}");
-            let (qkv, qkv_bias) = conv1d(source, &format!("{block}.attn.c_attn"), d_model, 3 * d_model)?;
-            let precision = source.precision();
-            let third = |at: usize| -> Result<Linear> {
-                let bias = qkv_bias.narrow(0, at * d_model, d_model)?;
-                Ok(Linear::new(qkv.narrow(1, at * d_model, d_model)?, Some(bias), precision)?)
-            };
-            let (q, k, v) = (third(0)?, third(1)?, third(2)?);
-            drop((qkv, qkv_bias));
-            Ok(LayerWeights {
-                ln1: layer_norm(source, &format!("{block}.ln_1"), d_model)?,
-                q,
-                k,
-                v,
-                o: conv1d_linear(source, &format!("{block}.attn.c_proj"), d_model, d_model)?,
-                ln2: layer_norm(source, &format!("{block}.ln_2"), d_model)?,
-                gate: conv1d_linear(source, &format!("{block}.mlp.c_fc"), d_model, d_mlp)?,
-                up: None,
-                down: conv1d_linear(source, &format!("{block}.mlp.c_proj"), d_mlp, d_model)?,
-            })
-        })
-        .collect::<Result<_>>()?;
-    let ln_final = layer_norm(source, &format!("{prefix}ln_f"), d_model)?;
-    Ok(Weights { embed, pos_embed: Some(pos_embed), layers, ln_final, unembed })
-}
-
-/// A linear map stored as `[in, out]` with a bias.
-fn conv1d(source: &mut dyn WeightSource, name: &str, inputs: usize, outputs: usize) -> Result<(Tensor, Tensor)> {
-    Ok((source.get(&format!("{name}.weight"), &[inputs, outputs])?, source.get(&format!("{name}.bias"), &[outputs])?))
-}
-
-fn conv1d_linear(source: &mut dyn WeightSource, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
-    let (weight, bias) = conv1d(source, name, inputs, outputs)?;
-    Ok(Linear::new(weight, Some(bias), source.precision())?)
-}
-
 /// The config.json of `spec`.
-pub fn config(spec: &Spec) -> Value {
+fn config(spec: &Spec) -> Value {
     json!({
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": spec.vocabulary,

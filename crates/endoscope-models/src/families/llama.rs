@@ -1,93 +1,51 @@
-//! Llama (Touvron et al. 2023, arXiv 2302.13971) and models with the same arithmetic. Particularities: RMSNorm; rotary
-//! positions in the half-split order; grouped key/value heads; gated MLP; `head_dim` may differ from hidden / heads;
-//! `rope_theta` stands at the top (transformers 4) or in `rope_parameters` (transformers 5). Rope scaling is refused.
+//! Llama (Touvron et al. 2023, arXiv 2302.13971; Llama 3: arXiv 2407.21783) and models with the same arithmetic, SmolLM
+//! among them. Particularities: RMSNorm; rotary positions, halves paired, perhaps scaled; grouped key/value heads; gated
+//! MLP; `head_dim` may differ from hidden / heads.
 
 use serde_json::{Value, json};
 
-use super::{activation, activation_name, embeddings, linear, rms_norm};
+use super::names::Names;
+use super::{Translator, activation, activation_name, rope, set_rotary, sizes};
 use crate::config::Config;
-use crate::decoder::{LayerWeights, Weights};
-use crate::error::Result;
-use crate::spec::{AttentionScale, Biases, Mlp, Norm, Positions, Spec};
-use crate::weights::WeightSource;
+use crate::spec::{Biases, Mlp, Norm, Positions, Spec};
 
-/// Translates a config.
-pub fn spec(config: &mut Config) -> Spec {
+pub(super) const TRANSLATOR: Translator = Translator {
+    model_type: "llama",
+    spec,
+    names: |_| Names::LLAMA,
+    ignorable: &[".rotary_emb.inv_freq"],
+    config: Some(config),
+};
+
+/// What Llama's descendants share: all but the rotary positions and windows.
+pub(super) fn base(config: &mut Config, epsilon: f64) -> Spec {
     config.inert(&["attention_dropout", "pretraining_tp"]);
-    let d_model = config.count("hidden_size");
-    let heads = config.count("num_attention_heads");
-    let kv_heads = config.count_or("num_key_value_heads", heads);
-    if config.peek("head_dim").is_none() && heads > 0 && !d_model.is_multiple_of(heads) {
-        config.problem(format!("`hidden_size` = {d_model} cannot be split into `num_attention_heads` = {heads} heads"));
-    }
-    let attention_bias = config.switch_or("attention_bias", false);
-    let mlp_bias = config.switch_or("mlp_bias", false);
     Spec {
-        vocabulary: config.count("vocab_size"),
-        context: config.count_or("max_position_embeddings", 2048),
-        d_model,
-        layers: config.count("num_hidden_layers"),
-        heads,
-        kv_heads,
-        d_head: config.count_or("head_dim", d_model / heads.max(1)),
-        d_mlp: config.count("intermediate_size"),
         norm: Norm::RmsNorm,
-        epsilon: config.number_or("rms_norm_eps", 1e-6),
-        positions: Positions::Rotary { base: rotary_base(config) },
-        attention_scale: AttentionScale::InverseSqrtHead,
+        epsilon: config.number_or("rms_norm_eps", epsilon),
         mlp: Mlp::Gated,
         activation: activation(config, "hidden_act", "silu"),
-        biases: Biases { qkv: attention_bias, attention_out: attention_bias, mlp: mlp_bias },
         tied: config.switch_or("tie_word_embeddings", false),
+        ..sizes(config)
     }
 }
 
-fn rotary_base(config: &mut Config) -> f64 {
-    let mut base = config.number_or("rope_theta", 10000.);
-    for key in ["rope_parameters", "rope_scaling"] {
-        for (name, value) in config.object(key).into_iter().flatten() {
-            match (name.as_str(), value.as_f64(), value.as_str()) {
-                ("rope_theta", Some(theta), _) => base = theta,
-                ("rope_type" | "type", _, Some("default")) => {}
-                _ => config.problem(format!("`{key}.{name}` = {value}: rope scaling is not supported yet")),
-            }
-        }
-    }
-    base
-}
-
-/// Takes all weights.
-pub fn weights(spec: &Spec, source: &mut dyn WeightSource) -> Result<Weights> {
-    let &Spec { d_model, d_mlp, biases, .. } = spec;
-    let (queries, keys) = (spec.heads * spec.d_head, spec.kv_heads * spec.d_head);
-    let prefix = if source.has("embed_tokens.weight") { "" } else { "model." };
-    let (embed, unembed) = embeddings(source, spec, &format!("{prefix}embed_tokens.weight"))?;
-    let layers = (0..spec.layers)
-        .map(|layer| {
-            let block = format!("{prefix}layers.{layer}");
-            let mut linear =
-                |name: &str, inputs, outputs, bias| linear(source, &format!("{block}.{name}"), inputs, outputs, bias);
-            let q = linear("self_attn.q_proj", d_model, queries, biases.qkv)?;
-            let k = linear("self_attn.k_proj", d_model, keys, biases.qkv)?;
-            let v = linear("self_attn.v_proj", d_model, keys, biases.qkv)?;
-            let o = linear("self_attn.o_proj", queries, d_model, biases.attention_out)?;
-            let gate = linear("mlp.gate_proj", d_model, d_mlp, biases.mlp)?;
-            let up = Some(linear("mlp.up_proj", d_model, d_mlp, biases.mlp)?);
-            let down = linear("mlp.down_proj", d_mlp, d_model, biases.mlp)?;
-            let ln1 = rms_norm(source, &format!("{block}.input_layernorm"), d_model)?;
-            let ln2 = rms_norm(source, &format!("{block}.post_attention_layernorm"), d_model)?;
-            Ok(LayerWeights { ln1, q, k, v, o, ln2, gate, up, down })
-        })
-        .collect::<Result<_>>()?;
-    let ln_final = rms_norm(source, &format!("{prefix}norm"), d_model)?;
-    Ok(Weights { embed, pos_embed: None, layers, ln_final, unembed })
+fn spec(config: &mut Config) -> Spec {
+    // Switches of other models' code that files converted to Llama's carry.
+    config.inert(&["is_llama_config", "rope_interleaved"]);
+    let attention_bias = config.switch_or("attention_bias", false);
+    let mlp = config.switch_or("mlp_bias", false);
+    let biases = Biases { qkv: attention_bias, attention_out: attention_bias, mlp };
+    let mut spec = Spec { biases, ..base(config, 1e-6) };
+    set_rotary(config, &mut spec, rope::Defaults::default());
+    spec
 }
 
 /// The config.json of `spec`.
-pub fn config(spec: &Spec) -> Value {
-    let base = match spec.positions {
-        Positions::Rotary { base } => base,
-        Positions::Learned => 0.,
+fn config(spec: &Spec) -> Value {
+    let base = match &spec.positions {
+        Positions::Rotary { kinds, .. } => kinds.first().map_or(0., |kind| kind.base),
+        _ => 0.,
     };
     json!({
         "architectures": ["LlamaForCausalLM"],

@@ -1,55 +1,146 @@
 //! Families: translators from a config.json to a [`Spec`] and from a file's weight names to ours. No arithmetic here.
 
-pub mod gpt2;
-pub mod llama;
+mod falcon;
+mod gemma;
+mod gpt2;
+mod gpt_bigcode;
+mod gpt_j;
+mod gpt_neo;
+mod gpt_neox;
+mod granite;
+mod llama;
+mod mistral;
+mod mixtral;
+mod names;
+mod olmo;
+mod opt;
+mod phi;
+mod phi3;
+mod qwen;
+mod rope;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use serde_json::{Map, Value};
 
 use crate::config::Config;
-use crate::decoder::{NormWeights, Weights};
+use crate::decoder::Weights;
 use crate::error::{Error, Result};
-use crate::ops::{Embedding, Linear, Matrix};
-use crate::spec::{Activation, Spec};
+use crate::spec::{Activation, Positions, Spec};
 use crate::weights::WeightSource;
+use names::Names;
 
-/// A family of decoders by the `model_type` of its config.json.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
+/// How one family is translated.
+struct Translator {
+    /// The `model_type` of config.json.
+    model_type: &'static str,
+    /// A config.json as a spec.
+    spec: fn(&mut Config) -> Spec,
+    /// What the weights of a spec are called.
+    names: fn(&Spec) -> Names,
+    /// How names end of tensors that older files hold and no model reads: buffers.
+    ignorable: &'static [&'static str],
+    /// The config.json of a spec, for families that can be trained here.
+    config: Option<fn(&Spec) -> Value>,
+}
+
+macro_rules! families {
+    ($($(#[$doc:meta])* $name:ident: $translator:expr,)*) => {
+        /// A family of decoders by the `model_type` of its config.json.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Family {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Family {
+            /// All of them.
+            pub const ALL: &[Family] = &[$(Family::$name),*];
+
+            fn translator(self) -> &'static Translator {
+                match self {
+                    $(Self::$name => &$translator,)*
+                }
+            }
+        }
+    };
+}
+
+families! {
     /// GPT-2.
-    Gpt2,
+    Gpt2: gpt2::TRANSLATOR,
+    /// GPT-Neo.
+    GptNeo: gpt_neo::TRANSLATOR,
+    /// GPT-NeoX and Pythia.
+    GptNeoX: gpt_neox::TRANSLATOR,
+    /// GPT-J.
+    GptJ: gpt_j::TRANSLATOR,
+    /// GPT-BigCode: SantaCoder and StarCoder.
+    GptBigCode: gpt_bigcode::TRANSLATOR,
+    /// OPT.
+    Opt: opt::TRANSLATOR,
     /// Llama and its descendants with the same arithmetic.
-    Llama,
+    Llama: llama::TRANSLATOR,
+    /// Mistral.
+    Mistral: mistral::TRANSLATOR,
+    /// Mixtral.
+    Mixtral: mixtral::TRANSLATOR,
+    /// Qwen 2 and 2.5.
+    Qwen2: qwen::QWEN2,
+    /// Qwen 3.
+    Qwen3: qwen::QWEN3,
+    /// Qwen 3 with experts.
+    Qwen3Moe: qwen::QWEN3_MOE,
+    /// Gemma.
+    Gemma: gemma::GEMMA,
+    /// Gemma 2.
+    Gemma2: gemma::GEMMA2,
+    /// The language model of Gemma 3.
+    Gemma3: gemma::GEMMA3,
+    /// Phi 1, 1.5 and 2.
+    Phi: phi::TRANSLATOR,
+    /// Phi 3 and 4.
+    Phi3: phi3::TRANSLATOR,
+    /// OLMo.
+    Olmo: olmo::OLMO,
+    /// OLMo 2.
+    Olmo2: olmo::OLMO2,
+    /// Falcon.
+    Falcon: falcon::TRANSLATOR,
+    /// StableLM.
+    StableLm: stablelm::TRANSLATOR,
+    /// StarCoder 2.
+    Starcoder2: starcoder2::TRANSLATOR,
+    /// SmolLM 3.
+    SmolLm3: smollm3::TRANSLATOR,
+    /// Granite.
+    Granite: granite::TRANSLATOR,
 }
 
 impl Family {
-    /// All of them.
-    pub const ALL: [Family; 2] = [Family::Gpt2, Family::Llama];
-
     /// The `model_type` of config.json.
     pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Gpt2 => "gpt2",
-            Self::Llama => "llama",
-        }
+        self.translator().model_type
+    }
+
+    /// The family of a `model_type`.
+    pub fn named(model_type: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|family| family.model_type() == model_type)
     }
 
     /// The family that a config names.
     pub fn of(config: &Config) -> Result<Self> {
         let model_type = config.model_type().unwrap_or("(none)");
-        Self::ALL.into_iter().find(|family| family.model_type() == model_type).ok_or_else(|| Error::UnknownFamily {
+        Self::named(model_type).ok_or_else(|| Error::UnknownFamily {
             path: config.path().to_path_buf(),
             model_type: model_type.to_string(),
-            supported: Self::ALL.map(Self::model_type).join(", "),
+            supported: Self::ALL.iter().map(|family| family.model_type()).collect::<Vec<_>>().join(", "),
         })
     }
 
     /// Translates a config; every problem is reported at once.
     pub fn spec(self, mut config: Config) -> Result<Spec> {
-        let spec = match self {
-            Self::Gpt2 => gpt2::spec(&mut config),
-            Self::Llama => llama::spec(&mut config),
-        };
+        let spec = (self.translator().spec)(&mut config);
         for problem in spec.problems() {
             config.problem(problem);
         }
@@ -59,37 +150,41 @@ impl Family {
 
     /// Takes all weights from `source`.
     pub fn weights(self, spec: &Spec, source: &mut dyn WeightSource) -> Result<Weights> {
-        match self {
-            Self::Gpt2 => gpt2::weights(spec, source),
-            Self::Llama => llama::weights(spec, source),
-        }
+        (self.translator().names)(spec).weights(spec, source)
     }
 
     /// Whether a tensor that the model does not read may lie in its file (buffers of older versions, tied copies).
     pub fn ignorable(self, spec: &Spec, name: &str) -> bool {
-        if name == "lm_head.weight" {
-            return spec.tied;
-        }
-        match self {
-            Self::Gpt2 => name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"),
-            Self::Llama => name.ends_with(".rotary_emb.inv_freq"),
-        }
+        let unembed = (self.translator().names)(spec).unembed;
+        let tied_copy = spec.tied && name.strip_suffix(".weight") == Some(unembed);
+        tied_copy || self.translator().ignorable.iter().any(|end| name.ends_with(end))
     }
 
-    /// The config.json of `spec`; what [`Family::spec`] translates back to the same.
-    pub fn config(self, spec: &Spec) -> Result<Map<String, Value>> {
-        let config = match self {
-            Self::Gpt2 => gpt2::config(spec),
-            Self::Llama => llama::config(spec),
-        };
-        match config {
-            Value::Object(mut config) => {
-                config.insert("model_type".into(), self.model_type().into());
-                config.insert("torch_dtype".into(), "float32".into());
-                Ok(config)
-            }
-            _ => Ok(Map::new()),
-        }
+    /// Whether a model of this family can be trained and written here.
+    pub fn is_trainable(self) -> bool {
+        self.translator().config.is_some()
+    }
+
+    /// The config.json of `spec`, what [`Family::spec`] translates back to the same; none for families that are only
+    /// read.
+    pub fn config(self, spec: &Spec) -> Option<Map<String, Value>> {
+        let Value::Object(mut config) = self.translator().config?(spec) else { return None };
+        config.insert("model_type".into(), self.model_type().into());
+        config.insert("torch_dtype".into(), "float32".into());
+        Some(config)
+    }
+}
+
+impl serde::Serialize for Family {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.model_type())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Family {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown family `{name}`")))
     }
 }
 
@@ -125,32 +220,63 @@ fn activation_name(activation: Activation) -> &'static str {
     }
 }
 
-/// A linear map stored as `[out, in]` (torch.nn.Linear).
-fn linear(source: &mut dyn WeightSource, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear> {
-    let weight = source.get(&format!("{name}.weight"), &[outputs, inputs])?.t()?;
-    let bias = bias.then(|| source.get(&format!("{name}.bias"), &[outputs])).transpose()?;
-    Ok(Linear::new(weight, bias, source.precision())?)
-}
-
-fn layer_norm(source: &mut dyn WeightSource, name: &str, size: usize) -> Result<NormWeights> {
-    let weight = source.get(&format!("{name}.weight"), &[size])?;
-    Ok(NormWeights { weight, bias: Some(source.get(&format!("{name}.bias"), &[size])?) })
-}
-
-fn rms_norm(source: &mut dyn WeightSource, name: &str, size: usize) -> Result<NormWeights> {
-    Ok(NormWeights { weight: source.get(&format!("{name}.weight"), &[size])?, bias: None })
-}
-
-/// The embedding of `name`, and the unembedding: the same matrix transposed, or `lm_head`.
-fn embeddings(source: &mut dyn WeightSource, spec: &Spec, name: &str) -> Result<(Embedding, Linear)> {
-    let embed = source.get(name, &[spec.vocabulary, spec.d_model])?;
-    if !spec.tied {
-        let unembed = linear(source, "lm_head", spec.d_model, spec.vocabulary, false)?;
-        return Ok((Embedding::Table(embed), unembed));
+/// The sizes that most configs name alike, under the keys of Llama.
+fn sizes(config: &mut Config) -> Spec {
+    let d_model = config.count("hidden_size");
+    let heads = config.count("num_attention_heads");
+    let kv_heads = config.count_or("num_key_value_heads", heads);
+    Spec {
+        vocabulary: config.count("vocab_size"),
+        context: config.count_or("max_position_embeddings", 2048),
+        d_model,
+        layers: config.count("num_hidden_layers"),
+        heads,
+        kv_heads,
+        d_head: d_head(config, d_model, heads),
+        d_mlp: config.count("intermediate_size"),
+        ..Spec::default()
     }
-    let unembed = Linear::new(embed.t()?, None, source.precision())?;
-    Ok(match &unembed.matrix {
-        Matrix::Packed(matrix) => (Embedding::Tied(matrix.clone()), unembed),
-        Matrix::Plain(_) => (Embedding::Table(embed), unembed),
-    })
+}
+
+/// The width of a head: `head_dim`, or the model's width over its heads.
+fn d_head(config: &mut Config, d_model: usize, heads: usize) -> usize {
+    if config.peek("head_dim").is_none() && heads > 0 && !d_model.is_multiple_of(heads) {
+        config.problem(format!("a width of {d_model} cannot be split into {heads} heads"));
+    }
+    config.count_or("head_dim", d_model / heads.max(1))
+}
+
+/// The same rotation in every layer; the context is cut to what it holds for.
+fn set_rotary(config: &mut Config, spec: &mut Spec, defaults: rope::Defaults) {
+    let (rotary, context) = rope::rotary(config, spec.d_head, spec.context, defaults);
+    spec.positions = Positions::rotary(rotary);
+    spec.context = context;
+}
+
+/// The window of each layer: those of type `sliding_attention` in `layer_types`, or those that `windowed` says.
+fn set_windows(config: &mut Config, spec: &mut Spec, window: Option<usize>, windowed: impl Fn(usize) -> bool) {
+    let types = config.words("layer_types");
+    let types = types.unwrap_or_else(|| {
+        let name = |layer| if windowed(layer) { "sliding_attention" } else { "full_attention" };
+        (0..spec.layers.min(1 << 12)).map(|layer| name(layer).to_string()).collect()
+    });
+    if types.len() != spec.layers.min(1 << 12) {
+        config.problem(format!("`layer_types` names {} layers, but there are {}", types.len(), spec.layers));
+    }
+    if let Some(other) = types.iter().find(|kind| !["full_attention", "sliding_attention"].contains(&kind.as_str())) {
+        config.problem(format!("`layer_types` holds \"{other}\"; known are full_attention and sliding_attention"));
+    }
+    if window.is_none() && types.iter().any(|kind| kind == "sliding_attention") {
+        config.problem("`layer_types` names windows, but no `sliding_window` says how wide");
+    }
+    if types.iter().any(|kind| kind == "sliding_attention") {
+        spec.windows = types.iter().map(|kind| window.filter(|_| kind == "sliding_attention")).collect();
+    }
+}
+
+/// `sliding_window`, if it is there.
+fn sliding_window(config: &mut Config) -> Option<usize> {
+    config.inert(&["sliding_window"]);
+    config.peek("sliding_window")?;
+    Some(config.count("sliding_window"))
 }

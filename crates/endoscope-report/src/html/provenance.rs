@@ -34,6 +34,10 @@ pub(super) fn render(provenance: &Provenance) -> String {
     if !provenance.seeds.is_empty() {
         entries.push(("Seeds", pairs(&mut provenance.seeds.iter().map(|(name, seed)| (name, seed.to_string())))));
     }
+    if !provenance.revisions.is_empty() {
+        let mut revisions = provenance.revisions.iter().map(|(repository, commit)| (repository, commit.clone()));
+        entries.push(("Commits", pairs(&mut revisions)));
+    }
     if !provenance.libraries.is_empty() {
         let mut libraries = provenance.libraries.iter().map(|(name, version)| (name, version.clone()));
         entries.push(("Libraries", pairs(&mut libraries)));

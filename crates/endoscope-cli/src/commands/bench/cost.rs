@@ -1,16 +1,19 @@
 //! How much arithmetic and memory traffic a work needs at least: what its share of the machine's limit is counted from.
 
-use endoscope_models::{Decoder, LayerWeights, Linear, Matrix, Mlp, Spec};
+use endoscope_models::{AttentionWeights, Decoder, DenseWeights, LayerWeights, Linear, Matrix, Mlp, MlpWeights, Spec};
 
 /// The numbers in all matrices that each token passes through; the embedding is looked up, not multiplied.
 pub fn matrix_weights(spec: &Spec) -> usize {
     let attention = 2 * spec.d_model * spec.d_head * (spec.heads + spec.kv_heads);
-    let mlp = match spec.mlp {
+    let each = match spec.mlp {
         Mlp::Plain => 2,
         Mlp::Gated => 3,
-    } * spec.d_model
-        * spec.d_mlp;
-    spec.layers * (attention + mlp) + spec.d_model * spec.vocabulary
+    } * spec.d_model;
+    let mlp = |layer: usize| match spec.experts(layer) {
+        None => each * spec.d_mlp,
+        Some(experts) => each * experts.active * experts.d_mlp + spec.d_model * experts.count,
+    };
+    spec.layers * attention + (0..spec.layers).map(mlp).sum::<usize>() + spec.d_model * spec.vocabulary
 }
 
 /// Floating-point operations of a forward pass with all logits: two for each weight and token, and those of attention's two
@@ -33,8 +36,17 @@ pub fn decode_bytes(decoder: &Decoder) -> f64 {
         Matrix::Plain(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
     };
     let layer = |layer: &LayerWeights| {
-        let LayerWeights { q, k, v, o, gate, up, down, .. } = layer;
-        [q, k, v, o, gate, down].into_iter().chain(up).map(bytes).sum::<usize>()
+        let AttentionWeights { q, k, v, o, .. } = &layer.attention;
+        let dense = |mlp: &DenseWeights| [&mlp.gate, &mlp.down].into_iter().chain(&mlp.up).map(bytes).sum::<usize>();
+        let mlp = match (&layer.mlp, &decoder.spec.experts) {
+            (MlpWeights::Dense(mlp), _) => dense(mlp),
+            // Experts are alike: a token reads as many as are active.
+            (MlpWeights::Experts { router, experts }, spec) => {
+                let active = spec.as_ref().map_or(experts.len(), |spec| spec.active);
+                bytes(router) + experts.iter().take(active).map(dense).sum::<usize>()
+            }
+        };
+        [q, k, v, o].into_iter().map(bytes).sum::<usize>() + mlp
     };
     let weights = &decoder.weights;
     (weights.layers.iter().map(layer).sum::<usize>() + bytes(&weights.unembed)) as f64

@@ -22,7 +22,7 @@ use work::{Size, Work};
 
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// A model directory [default: random weights in GPT-2 small's shape, made in memory].
+    /// A model directory or hub id [default: random weights in GPT-2 small's shape, made in memory].
     model: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightsArgument,

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use endoscope_models::{Decoder, Family, Model, Precision, Spec, WeightSource};
+use endoscope_models::{Decoder, Depth, Family, Model, Precision, Spec, WeightSource};
 use endoscope_train::{ModelRecipe, Parameters};
+
+use crate::input;
 
 /// The shape of GPT-2 small (Radford et al. 2019).
 pub const GPT2_SMALL: ModelRecipe = ModelRecipe {
@@ -32,7 +34,7 @@ pub const SEED: u64 = 1;
 /// The model in `directory`, or a random one.
 pub fn open(directory: Option<&Path>, precision: Precision) -> Result<Model> {
     match directory {
-        Some(directory) => Ok(Model::open_as(directory, precision)?),
+        Some(directory) => input::open(directory, Depth::Numbers(precision)),
         None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY), precision),
     }
 }
@@ -52,9 +54,12 @@ fn random(family: Family, spec: Spec, precision: Precision) -> Result<Model> {
     let decoder = Decoder::new(spec, weights)?;
     Ok(Model {
         directory: "random".into(),
+        revision: None,
         family,
         decoder,
         tokenizer: None,
+        tokenizer_problem: None,
+        chat_template: None,
         end_tokens: Vec::new(),
         parameters,
         files: Vec::new(),

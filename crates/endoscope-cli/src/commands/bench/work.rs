@@ -9,10 +9,11 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use endoscope_causal::{Pair, PathSweep, Planner, Receiver, Sweep, SweepAxis, path_sweep, sweep};
 use endoscope_models::decoder::capture_everything;
-use endoscope_models::{Caching, Model, Precision, Sampling, Settings, generate};
+use endoscope_models::{Caching, Depth, Model, Precision, Sampling, Settings, generate};
 use endoscope_net::{Capture, Change, Edit, Inputs, Network, Plan};
 
 use super::{cost, machine, training};
+use crate::input;
 
 /// Tokens decoded one at a time after the prompt.
 const DECODED: usize = 64;
@@ -300,7 +301,7 @@ fn open(directory: &Path, length: usize, precision: Precision) -> Result<Prepare
     let directory = directory.to_path_buf();
     let once = move || {
         let start = Instant::now();
-        let model = Model::open_as(&directory, precision)?;
+        let model = input::open(&directory, Depth::Numbers(precision))?;
         let prompt = tokens(&model, Size { batch: 1, length }).concat();
         generate(&model, &prompt, &Plan::default(), &greedy(1), |_| ControlFlow::Continue(()))?;
         Ok(start.elapsed().as_secs_f64())
