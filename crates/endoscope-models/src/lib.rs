@@ -21,6 +21,7 @@
 
 mod branches;
 mod cache;
+mod chat;
 pub mod config;
 pub mod decoder;
 mod error;
@@ -32,6 +33,7 @@ pub mod hub;
 mod model;
 mod ops;
 mod pass;
+mod positions;
 pub mod rotary;
 mod sampling;
 mod save;
@@ -42,6 +44,7 @@ mod tokenizer;
 mod weights;
 
 pub use cache::Cache;
+pub use chat::{Chat, ChatTemplate, ChatTemplates, Clock, GenerationPrompt, Message, Rendered, RenderedMessage};
 pub use decoder::{AttentionWeights, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights, Weights};
 pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
@@ -49,11 +52,12 @@ pub use families::Family;
 pub use generate::{Caching, Finish, Generation, Settings, Step, generate, generate_batch};
 pub use model::Model;
 pub use ops::{Embedding, Linear, Matrix};
+pub use positions::{NamedPositions, PromptTokens};
 pub use sampling::Sampling;
 pub use save::save;
 pub use spec::{
     Activation, AttentionScale, Biases, ExpertWeights, Experts, Mlp, Norm, Order, Placement, Positions, QkNorm,
     QkNormOver, Spec,
 };
-pub use tokenizer::{Bos, Encoded, Tokenizer};
+pub use tokenizer::{Bos, Encoded, EncodedChat, MessageSpan, Tokenizer};
 pub use weights::{Depth, Stored, WeightFiles, WeightSource};
