@@ -29,6 +29,7 @@ pub mod families;
 mod generate;
 pub mod hub;
 mod model;
+mod numbers;
 mod ops;
 mod pass;
 pub mod rotary;
