@@ -46,4 +46,4 @@ pub use planner::{Memory, Planner, SweepCost};
 pub use prompts::{Answers, Encode, Pair, Pairs, Written, WrittenPair, parse as parse_prompts};
 pub use run::{explain, sweep};
 pub use scores::{PairScores, ScoreAxis, Scores};
-pub use sweep::{Direction, Sweep, SweepAxis};
+pub use sweep::{Align, Direction, Sweep, SweepAxis};

@@ -11,7 +11,7 @@ use crate::path::{PathNorm, PathScores, PathSweep, Paths, Reading, Sender, Sourc
 use crate::planner::{Budget, Planner, SweepCost};
 use crate::prompts::Pair;
 use crate::scores::{Means, PairScores};
-use crate::sweep::common_length;
+use crate::sweep::{Align, longest};
 
 /// Runs a sweep over senders; `watch` hears of the progress and may end it.
 ///
@@ -24,7 +24,7 @@ pub fn path_sweep(
     planner: Planner,
     watch: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<PathScores> {
-    common_length(&[], pairs)?;
+    longest(&[], Align::Equal, pairs)?;
     let paths = Paths::new(sweep, network.sites())?;
     let (scores, cost) = each_pair(pairs, planner, paths.sources.len(), watch, |pair, computing, cost, ran| {
         let of_pair = PathsOfPair::new(network, sweep, &paths, pair)?;
@@ -38,7 +38,7 @@ pub fn path_sweep(
         naive += base.run.work;
         Ok((PairScores { clean, corrupt, values }, naive))
     })?;
-    let Means { clean, corrupt, values, normalised, spread } = Means::of(&scores);
+    let Means { clean, corrupt, values, normalised, spread } = Means::of(&scores, |_, _| true);
     let senders = paths.sources.iter().map(|source| source.sender).collect();
     Ok(PathScores { paths: sweep.clone(), senders, values, normalised, spread, clean, corrupt, pairs: scores, cost })
 }

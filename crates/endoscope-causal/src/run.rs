@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::pairs::{Computing, PairRuns, Progress, Ran, each_pair, editing};
 use crate::planner::{Budget, Planner, SweepCost, times};
 use crate::prompts::Pair;
-use crate::scores::{PairScores, Scores};
-use crate::sweep::{Grid, Point, Sweep, common_length};
+use crate::scores::{Means, PairScores, Scores};
+use crate::sweep::{Grid, Point, Sweep, longest};
 
 /// Runs a sweep over pairs; `watch` hears of the progress and may end it.
 pub fn sweep(
@@ -21,7 +21,7 @@ pub fn sweep(
     planner: Planner,
     watch: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Scores> {
-    let grid = sweep.grid(network.sites(), common_length(&sweep.over, pairs)?)?;
+    let grid = sweep.grid(network.sites(), longest(&sweep.over, sweep.align, pairs)?)?;
     let (scores, cost) = each_pair(pairs, planner, grid.points.len(), watch, |pair, computing, cost, ran| {
         let laid_out = LaidOut::new(network, sweep, &grid, pair)?;
         let values = match computing {
@@ -31,12 +31,14 @@ pub fn sweep(
         let PairRuns { clean, corrupt, base, .. } = laid_out.runs;
         Ok((PairScores { clean, corrupt, values }, base.run.work))
     })?;
-    Ok(Scores::new(sweep.clone(), grid.axes, scores, cost))
+    let has = |pair: usize, cell: usize| grid.points[cell].exists(pairs[pair].clean.len());
+    let means = Means::of(&scores, has);
+    Ok(Scores::new(sweep.clone(), grid.axes, scores, means, cost))
 }
 
 /// What a sweep would cost: only the base and donor run of each pair are run.
 pub fn explain(network: &dyn Resume, sweep: &Sweep, pairs: &[Pair], planner: Planner) -> Result<SweepCost> {
-    let grid = sweep.grid(network.sites(), common_length(&sweep.over, pairs)?)?;
+    let grid = sweep.grid(network.sites(), longest(&sweep.over, sweep.align, pairs)?)?;
     let watch = |_| ControlFlow::Continue(());
     let (_, cost) = each_pair(pairs, planner, grid.points.len(), watch, |pair, computing, cost, _| {
         let laid_out = LaidOut::new(network, sweep, &grid, pair)?;
@@ -98,8 +100,10 @@ impl<'a> LaidOut<'a> {
             SweepChange::Change(Change::KnockOut) => OnlyKeys::of(sites, grid, base)?,
             _ => OnlyKeys::default(),
         };
-        let possible: Vec<&Point> = grid.points.iter().filter(|point| !cuts.cut_by(point)).collect();
-        if possible.is_empty() {
+        let length = pair.clean.len();
+        let possible: Vec<&Point> =
+            grid.points.iter().filter(|point| point.exists(length) && !cuts.cut_by(point, length)).collect();
+        if possible.is_empty() && grid.points.iter().all(|point| cuts.cut_by(point, length)) {
             return Err(Error::Sweep(format!(
                 "every point knocks out all keys of some query; go over key (and position), or knock out at the pattern \
                  instead of `{}`",
@@ -215,11 +219,12 @@ impl OnlyKeys {
     }
 
     /// Whether the point knocks out one of them, or all keys of a query.
-    fn cut_by(&self, point: &Point) -> bool {
+    fn cut_by(&self, point: &Point, length: usize) -> bool {
         if self.scores && *point.select.on(AxisName::Key) == Index::All {
             return true;
         }
         let chosen = |axis: AxisName, at: usize| match point.select.on(axis) {
+            Index::At(only) if *only < 0 && axis != AxisName::Head => *only + length as i64 == at as i64,
             Index::At(only) => *only == at as i64,
             _ => true,
         };

@@ -10,8 +10,9 @@ use crate::sweep::{Sweep, SweepAxis};
 pub struct ScoreAxis {
     /// Its name.
     pub axis: SweepAxis,
-    /// Layers, positions, heads, keys, directions, pairs, or the first neuron of each block.
-    pub values: Vec<usize>,
+    /// Layers, positions (negative ones count from the end), heads, keys, directions, pairs, or the first neuron of each
+    /// block.
+    pub values: Vec<i64>,
     /// How many neurons a block has (1 on other axes; the last block may be shorter).
     pub width: usize,
 }
@@ -19,7 +20,7 @@ pub struct ScoreAxis {
 impl ScoreAxis {
     /// An axis of the entries 0 to `count`.
     pub(crate) fn every(axis: SweepAxis, count: usize) -> Self {
-        Self { axis, values: (0..count).collect(), width: 1 }
+        Self { axis, values: (0..count as i64).collect(), width: 1 }
     }
 }
 
@@ -30,7 +31,8 @@ pub struct Scores {
     pub sweep: Sweep,
     /// The axes in the order of `values`.
     pub axes: Vec<ScoreAxis>,
-    /// The metric, row-major. NaN where the change is not possible: a query's only key cannot be knocked out.
+    /// The metric, row-major, of the pairs that have the positions. NaN where the change is not possible: a query's only key
+    /// cannot be knocked out.
     pub values: Vec<f64>,
     /// `(value - corrupt) / (clean - corrupt)`: 0 = as corrupt, 1 = as clean. None where clean and corrupt do not differ.
     pub normalised: Vec<Option<f64>>,
@@ -53,7 +55,7 @@ pub struct PairScores {
     pub clean: f64,
     /// The metric of its corrupt run.
     pub corrupt: f64,
-    /// The metric at every cell, row-major, without the axis of pairs.
+    /// The metric at every cell, row-major, without the axis of pairs; NaN at positions that the pair has not.
     pub values: Vec<f64>,
 }
 
@@ -67,19 +69,25 @@ pub(crate) struct Means {
 }
 
 impl Means {
-    pub fn of(pairs: &[PairScores]) -> Self {
-        let count = pairs.len() as f64;
-        let mean = |of: &dyn Fn(&PairScores) -> f64| pairs.iter().map(of).sum::<f64>() / count;
-        let (clean, corrupt) = (mean(&|pair| pair.clean), mean(&|pair| pair.corrupt));
+    /// Each cell is averaged, and put on a scale, over the pairs that have it.
+    pub fn of(pairs: &[PairScores], has: impl Fn(usize, usize) -> bool) -> Self {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let clean: Vec<f64> = pairs.iter().map(|pair| pair.clean).collect();
+        let corrupt: Vec<f64> = pairs.iter().map(|pair| pair.corrupt).collect();
         let cells = pairs.first().map_or(0, |pair| pair.values.len());
-        let values: Vec<f64> = (0..cells).map(|cell| mean(&|pair| pair.values[cell])).collect();
-        let spread = |cell: usize| {
-            let squares = mean(&|pair| (pair.values[cell] - values[cell]).powi(2));
-            (pairs.len() > 1 && squares.is_finite()).then(|| (squares * count / (count - 1.)).sqrt())
-        };
-        let spread = (0..cells).map(spread).collect();
-        let normalised = values.iter().map(|&value| normalise(value, clean, corrupt)).collect();
-        Self { clean, corrupt, values, normalised, spread }
+        let (mut values, mut normalised, mut spread) = (Vec::new(), Vec::new(), Vec::new());
+        for cell in 0..cells {
+            let those: Vec<usize> = (0..pairs.len()).filter(|&pair| has(pair, cell)).collect();
+            let of = |values: &dyn Fn(usize) -> f64| those.iter().map(|&pair| values(pair)).collect::<Vec<f64>>();
+            let found = of(&|pair| pairs[pair].values[cell]);
+            let value = mean(&found);
+            let squares: f64 = found.iter().map(|found| (found - value).powi(2)).sum();
+            values.push(value);
+            normalised.push(normalise(value, mean(&of(&|pair| clean[pair])), mean(&of(&|pair| corrupt[pair]))));
+            let several = those.len() > 1 && squares.is_finite();
+            spread.push(several.then(|| (squares / (those.len() - 1) as f64).sqrt()));
+        }
+        Self { clean: mean(&clean), corrupt: mean(&corrupt), values, normalised, spread }
     }
 }
 
@@ -92,8 +100,14 @@ fn normalise(value: f64, clean: f64, corrupt: f64) -> Option<f64> {
 
 impl Scores {
     /// Averages the pairs, or lays them out where they are an axis; `axes` are the others.
-    pub(crate) fn new(sweep: Sweep, mut axes: Vec<ScoreAxis>, pairs: Vec<PairScores>, cost: SweepCost) -> Self {
-        let Means { clean, corrupt, mut values, mut normalised, mut spread } = Means::of(&pairs);
+    pub(crate) fn new(
+        sweep: Sweep,
+        mut axes: Vec<ScoreAxis>,
+        pairs: Vec<PairScores>,
+        means: Means,
+        cost: SweepCost,
+    ) -> Self {
+        let Means { clean, corrupt, mut values, mut normalised, mut spread } = means;
         if let Some(at) = sweep.over.iter().position(|&axis| axis == SweepAxis::Pair) {
             let inner: usize = axes[at..].iter().map(|axis| axis.values.len()).product();
             axes.insert(at, ScoreAxis::every(SweepAxis::Pair, pairs.len()));

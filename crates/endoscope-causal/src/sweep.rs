@@ -84,6 +84,33 @@ impl Direction {
     }
 }
 
+/// How prompts that differ in length lie over each other in a sweep over positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Align {
+    /// They do not: prompts of one length are needed.
+    #[default]
+    Equal,
+    /// First position over first position: the table has positions 0, 1, 2 …
+    First,
+    /// Last position over last position: the table has positions … -3, -2, -1.
+    Last,
+}
+
+impl Align {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The positions of a table for prompts of at most `length` tokens.
+    fn positions(self, length: usize) -> std::ops::Range<i64> {
+        match self {
+            Self::Equal | Self::First => 0..length as i64,
+            Self::Last => -(length as i64)..0,
+        }
+    }
+}
+
 /// A sweep, as data.
 ///
 /// The changed run is the recipient, the other one of the pair the donor. The edits `with` are made in the recipient run
@@ -108,6 +135,9 @@ pub struct Sweep {
     /// `[direction, dim]`: what the axis `direction` goes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directions: Option<Value>,
+    /// How prompts that differ in length lie over each other. A point is averaged over the pairs that have its position.
+    #[serde(default, skip_serializing_if = "Align::is_default")]
+    pub align: Align,
     /// Edits made in the recipient run and at every point as well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub with: Vec<Edit>,
@@ -156,6 +186,7 @@ impl Sweep {
             direction: Direction::Denoise,
             neuron_block: 1,
             directions: None,
+            align: Align::default(),
             with: Vec::new(),
         }
     }
@@ -271,16 +302,17 @@ impl Layout<'_> {
                     let reason = "lies in no layer, so layer cannot be an axis";
                     Error::Sweep(format!("`{}` {reason}", site.name))
                 };
-                let values = self.layers.iter().map(|layer| layer.ok_or_else(outside)).collect::<Result<_>>()?;
+                let layers = self.layers.iter().map(|layer| layer.map(|layer| layer as i64).ok_or_else(outside));
+                let values = layers.collect::<Result<_>>()?;
                 Ok(ScoreAxis { axis, values, width: 1 })
             }
             SweepAxis::Position => match site.position_axis() {
-                Some(_) => Ok(ScoreAxis::every(axis, length)),
+                Some(_) => Ok(self.positions(axis, length)),
                 None => Err(Error::Sweep(format!("`{}` has no positions", site.name))),
             },
             SweepAxis::Head => Ok(ScoreAxis::every(axis, fixed(AxisName::Head)?)),
             SweepAxis::Key => match site.axis(AxisName::Key) {
-                Some(_) => Ok(ScoreAxis::every(axis, length)),
+                Some(_) => Ok(self.positions(axis, length)),
                 None => Err(missing()),
             },
             SweepAxis::Neuron => {
@@ -288,11 +320,15 @@ impl Layout<'_> {
                 if block == 0 {
                     return Err(Error::Sweep("a block must hold at least one neuron".into()));
                 }
-                Ok(ScoreAxis { axis, values: (0..size).step_by(block).collect(), width: block.min(size) })
+                Ok(ScoreAxis { axis, values: (0..size as i64).step_by(block).collect(), width: block.min(size) })
             }
             SweepAxis::Direction => Ok(ScoreAxis::every(axis, self.directions.map_or(0, Directions::len))),
             SweepAxis::Pair => Ok(ScoreAxis::every(axis, 1)),
         }
+    }
+
+    fn positions(&self, axis: SweepAxis, length: usize) -> ScoreAxis {
+        ScoreAxis { axis, values: self.sweep.align.positions(length).collect(), width: 1 }
     }
 
     fn points(&self, axes: &[ScoreAxis]) -> Vec<Point> {
@@ -310,11 +346,11 @@ impl Layout<'_> {
         for axis in axes.iter().rev() {
             let at = cell / step % axis.values.len();
             let value = axis.values[at];
-            let index = Index::At(value as i64);
+            let index = Index::At(value);
             match axis.axis {
                 SweepAxis::Layer => changed = Some(at),
                 SweepAxis::Position => {
-                    position = value;
+                    position = at;
                     if let Some(name) = self.site.position_axis() {
                         select = select.with(name, index);
                     }
@@ -322,13 +358,13 @@ impl Layout<'_> {
                 SweepAxis::Head => select = select.with(AxisName::Head, index),
                 SweepAxis::Key => select = select.with(AxisName::Key, index),
                 SweepAxis::Neuron => {
-                    let end = Some((value + axis.width).min(dim) as i64);
-                    select = select.with(AxisName::Dim, Index::Range { start: value as i64, end });
+                    let end = Some((value + axis.width as i64).min(dim as i64));
+                    select = select.with(AxisName::Dim, Index::Range { start: value, end });
                 }
                 SweepAxis::Direction => {
-                    let first = self.directions.map_or(value, |directions| directions.first_equal(value));
-                    same -= (value - first) * step;
-                    direction = Some(value);
+                    let first = self.directions.map_or(at, |directions| directions.first_equal(at));
+                    same -= (at - first) * step;
+                    direction = Some(at);
                 }
                 SweepAxis::Pair => {}
             }
@@ -342,8 +378,9 @@ impl Layout<'_> {
     }
 }
 
-/// Checks that the pairs can be patched and that one grid fits them all; their number of tokens where it is an axis.
-pub(crate) fn common_length(over: &[SweepAxis], pairs: &[Pair]) -> Result<usize> {
+/// Checks that the pairs can be patched, and that one grid fits them all where a sweep goes over their positions; the number
+/// of tokens of the longest.
+pub(crate) fn longest(over: &[SweepAxis], align: Align, pairs: &[Pair]) -> Result<usize> {
     let Some(first) = pairs.first() else { return Err(Error::Sweep("there are no prompt pairs".into())) };
     let by_position = over.iter().any(|axis| matches!(axis, SweepAxis::Position | SweepAxis::Key));
     for (number, pair) in pairs.iter().enumerate() {
@@ -354,16 +391,27 @@ pub(crate) fn common_length(over: &[SweepAxis], pairs: &[Pair]) -> Result<usize>
             let text = |ids: &[u32]| ids.iter().map(u32::to_string).collect();
             return Err(Error::UnequalLength { pair: number, clean: text(&pair.clean), corrupt: text(&pair.corrupt) });
         }
-        if by_position && pair.clean.len() != first.clean.len() {
+        if by_position && align == Align::Equal && pair.clean.len() != first.clean.len() {
             return Err(Error::Pair {
                 pair: number,
                 reason: format!(
-                    "it has {} tokens and pair 0 has {}; a sweep over positions needs pairs of one length",
+                    "it has {} tokens and pair 0 has {}; a sweep over positions needs pairs of one length, or --align first \
+                     or last",
                     pair.clean.len(),
                     first.clean.len()
                 ),
             });
         }
     }
-    Ok(first.clean.len())
+    Ok(pairs.iter().map(|pair| pair.clean.len()).max().unwrap_or(0))
+}
+
+impl Point {
+    /// Whether a prompt of `length` tokens has the positions that the point changes.
+    pub fn exists(&self, length: usize) -> bool {
+        [AxisName::Position, AxisName::Query, AxisName::Key].into_iter().all(|axis| match self.select.on(axis) {
+            Index::At(at) => (-(length as i64)..length as i64).contains(at),
+            _ => true,
+        })
+    }
 }

@@ -174,6 +174,59 @@ fn sweeps_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn prompts_of_different_lengths_are_aligned_and_averaged_where_they_are() {
+    use SweepAxis::{Key, Layer, Position};
+    let model = tiny("gpt2-odd");
+    let pair = |length: u32, from: u32| Pair {
+        clean: (0..length).map(|at| 3 * at + from).collect(),
+        corrupt: (0..length).map(|at| 3 * at + from + u32::from(at < 2)).collect(),
+        answers: vec![5],
+        wrong_answers: vec![6],
+    };
+    let pairs = [pair(2, 1), pair(4, 2), pair(3, 4)];
+    for (site, axes) in [("resid_pre", vec![Layer, Position]), ("pattern.1", vec![Position, Key])] {
+        let alone: Vec<Scores> = pairs
+            .iter()
+            .map(|pair| run(&model, &over(site, &axes), std::slice::from_ref(pair), Planner::default()))
+            .collect();
+        for align in [Align::First, Align::Last] {
+            let aligned = Sweep { align, ..over(site, &axes) };
+            let scores = run(&model, &aligned, &pairs, Planner::default());
+            let naive = run(&model, &aligned, &pairs, Planner::Naive);
+            let positions = &scores.axes.last().unwrap().values;
+            assert_eq!(positions.as_slice(), if align == Align::First { [0, 1, 2, 3] } else { [-4, -3, -2, -1] });
+            let by_position: Vec<bool> = scores.axes.iter().map(|axis| [Position, Key].contains(&axis.axis)).collect();
+            for cell in 0..scores.values.len() {
+                let at = [cell / 4, cell % 4];
+                // The cell of each pair that has the positions, in its own table.
+                let own = |pair: usize| -> Option<usize> {
+                    let length = pairs[pair].clean.len();
+                    let missing = if align == Align::Last { 4 - length } else { 0 };
+                    let own = |axis: usize| match by_position[axis] {
+                        true => at[axis].checked_sub(missing).filter(|&at| at < length),
+                        false => Some(at[axis]),
+                    };
+                    Some(own(0)? * length + own(1)?)
+                };
+                let found: Vec<f64> = (0..3).filter_map(|pair| Some(alone[pair].values[own(pair)?])).collect();
+                let mean = found.iter().sum::<f64>() / found.len() as f64;
+                assert!((scores.values[cell] - mean).abs() < 1e-6, "{site} {align:?} {at:?}");
+                assert!((scores.values[cell] - naive.values[cell]).abs() < 1e-5);
+                assert_eq!(scores.spread[cell].is_some(), found.len() > 1);
+                for pair in 0..3 {
+                    assert_eq!(scores.pairs[pair].values[cell].is_nan(), own(pair).is_none());
+                }
+            }
+        }
+    }
+    let error =
+        sweep(&model.decoder, &over("z", &[Position]), &pairs, Planner::default(), |_| ControlFlow::Continue(()));
+    assert!(error.unwrap_err().to_string().contains("--align"));
+    let json = serde_json::to_value(Sweep { align: Align::Last, ..over("z", &[Position]) }).unwrap();
+    assert_eq!(json["align"], "last");
+}
+
+#[test]
 fn the_watcher_sees_every_point_and_can_stop() {
     let model = tiny("gpt2-odd");
     let pair = Pair { clean: vec![1, 7], corrupt: vec![1, 8], answers: vec![5], wrong_answers: vec![6] };

@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{Encode, WrittenPair, parse_prompts};
 use endoscope_models::hub::Reference;
-use endoscope_models::{Bos, Depth, Model, Precision};
+use endoscope_models::{Bos, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
 use endoscope_net::Plan;
 use endoscope_report::HashedFile;
 
+use crate::chat::ChatArguments;
 use crate::output::Output;
 use crate::progress;
 
@@ -41,6 +42,36 @@ pub struct Prompt {
     pub ids: Vec<u32>,
     /// The text of what was prepended.
     pub prepended: Option<String>,
+    /// The text of each token.
+    pub labels: Vec<String>,
+    /// Its text and messages, if it is a chat.
+    pub chat: Option<EncodedChat>,
+}
+
+impl Prompt {
+    fn new(model: &Model, ids: Vec<u32>) -> Self {
+        let labels = ids.iter().map(|&id| model.label(id)).collect();
+        Self { ids, prepended: None, labels, chat: None }
+    }
+
+    /// Where each message of a chat stands.
+    pub fn messages(&self) -> &[MessageSpan] {
+        self.chat.as_ref().map_or(&[], |chat| &chat.messages)
+    }
+
+    /// What positions are named by.
+    pub fn tokens(&self) -> PromptTokens<'_> {
+        PromptTokens { labels: &self.labels, messages: self.messages() }
+    }
+}
+
+/// What a prompt is made of; clap sees to it that exactly one is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<'a> {
+    pub text: Option<&'a str>,
+    pub tokens: Option<&'a str>,
+    pub chat: Option<&'a Path>,
+    pub user: Option<&'a str>,
 }
 
 /// Reads a comma-separated list of token ids.
@@ -52,18 +83,39 @@ pub fn token_ids(text: &str) -> Result<Vec<u32>> {
     text.split(',').map(str::trim).map(id).collect()
 }
 
-/// A prompt from a text or from token ids; clap has seen to it that exactly one is there.
-pub fn prompt(model: &Model, text: Option<&str>, tokens: Option<&str>, bos: Bos, output: &Output) -> Result<Prompt> {
-    match (text, tokens) {
-        (Some(text), _) => {
-            let encoded = model.tokenizer()?.encode(text, bos)?;
+/// A prompt from a text, from token ids or from a chat.
+pub fn prompt(
+    model: &Model,
+    words: Words<'_>,
+    bos: BosArguments,
+    chat: &ChatArguments,
+    output: &Output,
+) -> Result<Prompt> {
+    let said = match words {
+        Words { chat: Some(path), .. } => Some(chat.read(path)?),
+        Words { user: Some(user), .. } => Some(chat.of_user(user)),
+        _ => None,
+    };
+    if let Some(said) = said {
+        if bos.bos || bos.no_bos {
+            bail!("a chat's template writes the beginning-of-sequence token itself; leave out --bos and --no-bos");
+        }
+        let encoded = chat.encode(model, &said)?;
+        return Ok(Prompt { chat: Some(encoded.clone()), ..Prompt::new(model, encoded.ids) });
+    }
+    if chat.are_given() {
+        bail!("--chat-template and --no-generation-prompt say how a chat is written; there is none (--chat, --user)");
+    }
+    match words {
+        Words { text: Some(text), .. } => {
+            let encoded = model.tokenizer()?.encode(text, bos.bos())?;
             if let Some(token) = &encoded.prepended {
                 output.note(&format!("{token} was put before the text (--no-bos leaves it out)"));
             }
-            Ok(Prompt { ids: encoded.ids, prepended: encoded.prepended })
+            Ok(Prompt { prepended: encoded.prepended, ..Prompt::new(model, encoded.ids) })
         }
-        (None, Some(tokens)) => Ok(Prompt { ids: token_ids(tokens)?, prepended: None }),
-        (None, None) => bail!("there is neither a text nor token ids to run"),
+        Words { tokens: Some(tokens), .. } => Ok(Prompt::new(model, token_ids(tokens)?)),
+        _ => bail!("there is neither a text nor token ids to run"),
     }
 }
 

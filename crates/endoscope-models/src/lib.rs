@@ -21,17 +21,20 @@
 
 mod branches;
 mod cache;
+mod chat;
 pub mod config;
 pub mod decoder;
 mod error;
 mod experts;
 pub mod families;
 mod generate;
+pub mod gguf;
 pub mod hub;
 mod model;
 mod numbers;
 mod ops;
 mod pass;
+mod positions;
 pub mod rotary;
 mod sampling;
 mod save;
@@ -42,6 +45,7 @@ mod tokenizer;
 mod weights;
 
 pub use cache::Cache;
+pub use chat::{Chat, ChatTemplate, ChatTemplates, Clock, GenerationPrompt, Message, Rendered, RenderedMessage};
 pub use decoder::{AttentionWeights, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights, Weights};
 pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
@@ -49,11 +53,12 @@ pub use families::Family;
 pub use generate::{Caching, Finish, Generation, Settings, Step, generate, generate_batch};
 pub use model::Model;
 pub use ops::{Embedding, Linear, Matrix};
+pub use positions::{NamedPositions, PromptTokens};
 pub use sampling::Sampling;
 pub use save::save;
 pub use spec::{
     Activation, AttentionScale, Biases, ExpertWeights, Experts, Mlp, Norm, Order, Placement, Positions, QkNorm,
     QkNormOver, Spec,
 };
-pub use tokenizer::{Bos, Encoded, Tokenizer};
+pub use tokenizer::{Bos, Encoded, EncodedChat, MessageSpan, Tokenizer};
 pub use weights::{Depth, Stored, WeightFiles, WeightSource};

@@ -1,4 +1,4 @@
-//! A model directory: config, weights, tokenizer.
+//! A model directory, or a GGUF file: config, weights, tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::families::Family;
+use crate::gguf::{Gguf, file_of};
 use crate::hub::{self, Reference, Revision};
 use crate::spec::Spec;
 use crate::tokenizer::Tokenizer;
@@ -28,6 +29,10 @@ pub struct Model {
     pub decoder: Decoder,
     /// Its tokenizer, if it has one.
     pub tokenizer: Option<Tokenizer>,
+    /// Why a tokenizer that is there cannot be used; only a GGUF file's.
+    pub tokenizer_problem: Option<String>,
+    /// The chat template that a GGUF file holds.
+    pub chat_template: Option<String>,
     /// Tokens that end a generation.
     pub end_tokens: Vec<u32>,
     /// How many weights it has (a tied unembedding counts once).
@@ -37,8 +42,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a Hugging Face model directory, with its matrices kept in the precision of the file, and everything else
-    /// in f32: all outputs are those of f32 matrices, bit for bit.
+    /// Opens a Hugging Face model directory, a GGUF file, or a directory of one. Matrices are kept in the precision of the
+    /// file (quantised ones as f32): all outputs are those of f32 matrices, bit for bit.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         Self::open_to(directory.as_ref(), Depth::Stored)
     }
@@ -84,8 +89,50 @@ impl Model {
     }
 
     fn open_to(directory: &Path, depth: Depth) -> Result<Self> {
+        if let Some(file) = file_of(directory)? {
+            return Self::open_gguf(&file, depth);
+        }
         let described = Described::read(directory)?;
         described.with(WeightFiles::open(directory, depth)?, directory)
+    }
+
+    fn open_gguf(file: &Path, depth: Depth) -> Result<Self> {
+        let Gguf { config, mut weights, tokenizer, end_tokens, chat_template } = Gguf::open(file, depth)?;
+        let config = Config::parse(file, &Value::Object(config).to_string())?;
+        let family = Family::of(&config)?;
+        let bos = token_ids(config.peek("bos_token_id")).first().copied();
+        let mut spec = family.spec(config)?;
+        weights.complete(&mut spec)?;
+        let parameters = weights.parameters();
+        let taken = family.weights(&spec, &mut weights)?;
+        weights.finish()?;
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut files = vec![("weights", file.to_path_buf())];
+        // A tokenizer.json beside the file says more than its metadata can.
+        let (tokenizer, tokenizer_problem) = match (Tokenizer::open(directory, bos)?, tokenizer) {
+            (Some(tokenizer), _) => {
+                files.extend(tokenizer.files.iter().map(|path| ("tokenizer", path.clone())));
+                (Some(tokenizer), None)
+            }
+            (None, Ok(None)) => (None, None),
+            (None, Err(problem)) => (None, Some(problem)),
+            (None, Ok(Some(described))) => match Tokenizer::from_gguf(file, &described) {
+                Ok(tokenizer) => (Some(tokenizer), None),
+                Err(error) => (None, Some(error.to_string())),
+            },
+        };
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            revision: None,
+            family,
+            decoder: Decoder::new(spec, taken)?,
+            tokenizer,
+            tokenizer_problem,
+            chat_template,
+            end_tokens,
+            parameters,
+            files,
+        })
     }
 
     /// Its switches.
@@ -100,7 +147,10 @@ impl Model {
 
     /// Its tokenizer, or an error that says what to do without.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { path: self.directory.join("tokenizer.json") })
+        self.tokenizer.as_ref().ok_or_else(|| match &self.tokenizer_problem {
+            Some(problem) => Error::Tokenizer { path: self.directory.clone(), reason: problem.clone() },
+            None => Error::NoTokenizer { path: self.directory.join("tokenizer.json") },
+        })
     }
 
     /// How a token is shown: its text, or its number where there is no tokenizer.
@@ -160,8 +210,18 @@ impl Described {
         let tokenizer = Tokenizer::open(directory, bos)?;
         files.extend(tokenizer.iter().flat_map(|tokenizer| &tokenizer.files).map(|path| ("tokenizer", path.clone())));
         let decoder = Decoder::new(spec, weights)?;
-        let directory = directory.to_path_buf();
-        Ok(Model { directory, revision: None, family, decoder, tokenizer, end_tokens, parameters, files })
+        Ok(Model {
+            directory: directory.to_path_buf(),
+            revision: None,
+            family,
+            decoder,
+            tokenizer,
+            tokenizer_problem: None,
+            chat_template: None,
+            end_tokens,
+            parameters,
+            files,
+        })
     }
 }
 

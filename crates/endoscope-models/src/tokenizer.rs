@@ -1,11 +1,15 @@
 //! Text to token ids and back, with the beginning-of-sequence token always decided in the open.
 
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 
+use crate::chat::{Chat, ChatTemplates, Clock, GenerationPrompt};
 use crate::error::{Error, Result};
+use crate::gguf::Described;
 
 /// Whether the beginning-of-sequence token is put before a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +32,27 @@ pub struct Encoded {
     pub prepended: Option<String>,
 }
 
+/// A chat as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedChat {
+    /// The prompt that the template wrote.
+    pub text: String,
+    /// Its ids; special tokens that the template wrote are single tokens, and nothing is prepended.
+    pub ids: Vec<u32>,
+    /// Where each message stands, in the order of the chat.
+    pub messages: Vec<MessageSpan>,
+}
+
+/// Where a message stands in a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MessageSpan {
+    /// Who speaks.
+    pub role: String,
+    /// The positions of the tokens that hold what is said, without blanks at its ends; a token that holds something else
+    /// too counts. `None` if nothing is said, or the template leaves it out.
+    pub tokens: Option<Range<usize>>,
+}
+
 /// A tokenizer.json with what tokenizer_config.json says of it.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -37,6 +62,8 @@ pub struct Tokenizer {
     pub bos: Option<(u32, String)>,
     /// Whether the configuration puts it before every text.
     pub prepends_bos: bool,
+    /// The model's chat templates; many models have none.
+    pub templates: ChatTemplates,
     /// Every file that was read.
     pub files: Vec<PathBuf>,
 }
@@ -53,12 +80,7 @@ impl Tokenizer {
         }
         let fail = |reason: String| Error::Tokenizer { path: path.clone(), reason };
         let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        // First as JSON of any kind, whose errors say more than those of the tokenizers' own reader.
-        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| fail(error.to_string()))?;
-        let mut inner: tokenizers::Tokenizer = guarded(|| text.parse()).map_err(fail)?;
-        // Padding and truncation stored in the file would change the ids of a text.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
+        let inner = parsed(&text).map_err(fail)?;
         let mut files = vec![path.clone()];
         let config_path = directory.join("tokenizer_config.json");
         let config: Value = if config_path.is_file() {
@@ -76,7 +98,24 @@ impl Tokenizer {
             Some(configured) => configured,
             None => bos.as_ref().is_some_and(|(id, _)| processed.first() == Some(id)),
         };
-        Ok(Some(Self { inner, path, bos, prepends_bos, files }))
+        let templates = ChatTemplates::read(directory, &config, &mut files)?;
+        Ok(Some(Self { inner, path, bos, prepends_bos, templates, files }))
+    }
+
+    /// The tokenizer that the metadata of a GGUF file describe.
+    pub(crate) fn from_gguf(path: &Path, described: &Described) -> Result<Self> {
+        let fail = |reason: String| Error::Tokenizer { path: path.to_path_buf(), reason };
+        let inner = parsed(&described.json).map_err(fail)?;
+        let bos = described.bos.and_then(|id| Some((id, inner.id_to_token(id)?)));
+        let prepends_bos = described.prepends_bos && bos.is_some();
+        Ok(Self {
+            inner,
+            path: path.to_path_buf(),
+            bos,
+            prepends_bos,
+            templates: ChatTemplates::default(),
+            files: vec![path.to_path_buf()],
+        })
     }
 
     /// The ids of a text. An empty text without BOS is an error, since there is nothing to run.
@@ -103,6 +142,29 @@ impl Tokenizer {
             true => Err(fail(format!("the text {text:?} has no tokens at all, and no BOS is prepended"))),
             false => Ok(Encoded { ids, prepended }),
         }
+    }
+
+    /// The ids of a chat, and where its messages stand in them. `template` is the name of a template, for models that
+    /// have several. No BOS is put before it: templates write their own.
+    pub fn encode_chat(
+        &self,
+        chat: &Chat,
+        template: Option<&str>,
+        prompt: GenerationPrompt,
+        clock: Clock,
+    ) -> Result<EncodedChat> {
+        let rendered = self.templates.choose(template, chat)?.render_with_places(chat, prompt, clock)?;
+        let fail = |reason: String| Error::Tokenizer { path: self.path.clone(), reason };
+        let encoding = guarded(|| self.inner.encode(rendered.text.as_str(), false)).map_err(fail)?;
+        if encoding.is_empty() {
+            return Err(fail("the chat has no tokens at all".into()));
+        }
+        let span = |message: crate::chat::RenderedMessage| MessageSpan {
+            role: message.role,
+            tokens: message.bytes.and_then(|bytes| covering(encoding.get_offsets(), &bytes)),
+        };
+        let messages = rendered.messages.into_iter().map(span).collect();
+        Ok(EncodedChat { ids: encoding.get_ids().to_vec(), messages, text: rendered.text })
     }
 
     /// The first token of an answer, and whether there are more. No BOS is ever prepended here.
@@ -140,6 +202,25 @@ impl Tokenizer {
             _ => token,
         }
     }
+}
+
+/// The tokens, from the first to the last, that hold some of these bytes.
+fn covering(offsets: &[(usize, usize)], bytes: &Range<usize>) -> Option<Range<usize>> {
+    let holds = |&(start, end): &(usize, usize)| start < bytes.end && end > bytes.start;
+    let first = offsets.iter().position(holds)?;
+    let last = offsets.iter().rposition(holds)?;
+    Some(first..last + 1)
+}
+
+/// The tokenizer of a tokenizer.json.
+fn parsed(text: &str) -> std::result::Result<tokenizers::Tokenizer, String> {
+    // First as JSON of any kind, whose errors say more than those of the tokenizers' own reader.
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| error.to_string())?;
+    let mut inner: tokenizers::Tokenizer = guarded(|| text.parse())?;
+    // Padding and truncation stored in the file would change the ids of a text.
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|error| error.to_string())?;
+    Ok(inner)
 }
 
 /// Calls the tokenizers library, which panics on some files that it can parse but not use.

@@ -75,6 +75,14 @@ impl Stored {
         }
     }
 
+    /// The same map, stored the other way round.
+    pub(crate) fn transposed(self) -> Self {
+        match self {
+            Self::OutIn { inputs, outputs } => Self::InOut { inputs, outputs },
+            Self::InOut { inputs, outputs } => Self::OutIn { inputs, outputs },
+        }
+    }
+
     /// Packs the parts of a matrix of which `read(range, into)` writes some rows of the tensor. No more than a few of
     /// them are held at once, and several threads read.
     pub(crate) fn pack<E: Send>(
@@ -247,15 +255,8 @@ impl WeightFiles {
                 ));
             }
         }
-        if self.problems.is_empty() {
-            return Ok(self.files);
-        }
-        let more = self.problems.len().saturating_sub(LISTED);
-        if more > 0 {
-            self.problems.truncate(LISTED);
-            self.problems.push(format!("… and {more} more"));
-        }
-        Err(Error::Weights { path: self.path, problems: self.problems })
+        all_or_nothing(self.path, self.problems)?;
+        Ok(self.files)
     }
 
     /// Where a tensor of this shape lies.
@@ -334,7 +335,7 @@ impl WeightFiles {
 }
 
 /// What is wrong with a tensor, in words.
-type Problem<T> = std::result::Result<T, String>;
+pub(crate) type Problem<T> = std::result::Result<T, String>;
 
 fn unreadable(name: &str, error: std::io::Error) -> String {
     format!("`{name}` cannot be read: {error}")
@@ -372,8 +373,21 @@ impl WeightSource for WeightFiles {
     }
 }
 
+/// Nothing, or an error that lists the problems.
+pub(crate) fn all_or_nothing(path: PathBuf, mut problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let more = problems.len().saturating_sub(LISTED);
+    if more > 0 {
+        problems.truncate(LISTED);
+        problems.push(format!("… and {more} more"));
+    }
+    Err(Error::Weights { path, problems })
+}
+
 /// A broadcast zero takes no memory.
-fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
+pub(crate) fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
     Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
 }
 

@@ -8,7 +8,9 @@ mod common;
 use std::alloc::System;
 use std::path::Path;
 
+use common::gguf::{Info, put_together, taken_apart};
 use common::*;
+use endoscope_models::gguf;
 use endoscope_models::{Bos, Model};
 use endoscope_net::{Inputs, Network, Plan};
 use proptest::prelude::*;
@@ -467,4 +469,172 @@ fn tokenizer_and_generation_configs() {
     mutate_file("llama-grouped", "tokenizer_config.json", prepare, None, 150);
     random_values("llama-grouped", "generation_config.json", |_| (), &["eos_token_id"], 100);
     mutate_file("llama-grouped", "generation_config.json", |_| (), None, 100);
+}
+
+/// A folder for one GGUF file.
+fn gguf_folder() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile.gguf");
+    (folder, path)
+}
+
+#[test]
+fn random_bytes_are_no_gguf() {
+    let (folder, path) = gguf_folder();
+    let start = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0";
+    fuzz(300, (0..=start.len(), proptest::collection::vec(any::<u8>(), 0..200)), |(length, bytes)| {
+        std::fs::write(&path, [&start[..length], &bytes].concat()).unwrap();
+        open(folder.path(), "hostile.gguf");
+    });
+}
+
+#[test]
+fn mutated_headers_of_gguf() {
+    for model in ["llama", "gpt2", "llama-k"] {
+        let (folder, path) = gguf_folder();
+        let bytes = std::fs::read(goldens().join(format!("gguf/{model}.gguf"))).unwrap();
+        let header = bytes.len() - taken_apart(model).2.len();
+        fuzz(300, mutations(header), |mutations| {
+            std::fs::write(&path, mutated(&bytes, &mutations)).unwrap();
+            open(folder.path(), "hostile.gguf");
+        });
+        // Counts and the first lengths alone.
+        fuzz(100, mutations(40), |mutations| {
+            std::fs::write(&path, mutated(&bytes, &mutations)).unwrap();
+            open(folder.path(), "hostile.gguf");
+        });
+    }
+}
+
+/// Any metadata value, with the numbers that break sizes.
+fn any_gguf_value() -> impl Strategy<Value = gguf::Value> {
+    let integer = proptest::sample::select(vec![
+        0i64,
+        1,
+        2,
+        3,
+        7,
+        32,
+        40,
+        4096,
+        4097,
+        1 << 28,
+        (1 << 28) + 1,
+        1 << 31,
+        1 << 32,
+        1 << 40,
+        -1,
+        i64::MIN,
+        i64::MAX,
+    ]);
+    let float = prop_oneof![any::<f64>(), proptest::sample::select(vec![0., -1., 1e-300, 1e300, 0.5, f64::NAN])];
+    let text = proptest::sample::select(vec![
+        "",
+        "llama",
+        "gpt2",
+        "qwen2",
+        "gemma3",
+        "linear",
+        "yarn",
+        "none",
+        "llama-bpe",
+        "\u{2581}",
+        "<0x0A>",
+        "a b",
+        "a",
+    ]);
+    prop_oneof![
+        integer.clone().prop_map(gguf::Value::Integer),
+        float.clone().prop_map(gguf::Value::Float),
+        any::<bool>().prop_map(gguf::Value::Switch),
+        text.clone().prop_map(|text| gguf::Value::Text(text.into())),
+        proptest::collection::vec(integer, 0..45).prop_map(gguf::Value::Integers),
+        proptest::collection::vec(float, 0..45).prop_map(gguf::Value::Floats),
+        proptest::collection::vec(text.prop_map(String::from), 0..8).prop_map(gguf::Value::Texts),
+    ]
+}
+
+#[test]
+fn metadata_of_random_values() {
+    let more = [
+        "general.alignment",
+        "general.type",
+        "split.count",
+        "rope.scaling.type",
+        "rope.scaling.factor",
+        "attention.key_length",
+        "attention.value_length",
+        "expert_count",
+        "expert_used_count",
+        "tokenizer.ggml.model",
+        "tokenizer.ggml.pre",
+        "tokenizer.ggml.scores",
+        "tokenizer.ggml.merges",
+        "tokenizer.ggml.token_type",
+        "tokenizer.ggml.add_bos_token",
+        "tokenizer.chat_template",
+    ];
+    for model in ["llama", "llama3", "gpt2"] {
+        let (folder, path) = gguf_folder();
+        let (metadata, infos, data) = taken_apart(model);
+        let architecture = if model == "gpt2" { "gpt2" } else { "llama" };
+        let keys = metadata.keys().cloned().chain(more.iter().map(|key| match key.split_once('.') {
+            Some(("general" | "split" | "tokenizer", _)) => key.to_string(),
+            _ => format!("{architecture}.{key}"),
+        }));
+        let edit = (proptest::sample::select(keys.collect::<Vec<_>>()), any_gguf_value());
+        fuzz(400, proptest::collection::vec(edit, 1..5), |edits| {
+            let mut metadata = metadata.clone();
+            metadata.extend(edits);
+            std::fs::write(&path, put_together(&metadata, &infos, &data)).unwrap();
+            open(folder.path(), "hostile.gguf");
+        });
+    }
+}
+
+#[test]
+fn gguf_headers_that_lie() {
+    let (folder, path) = gguf_folder();
+    let (metadata, infos, data) = taken_apart("llama");
+    let end = data.len() as u64;
+    type Lie = Box<dyn Fn(&mut Info)>;
+    let lies: Vec<(&str, Lie)> = vec![
+        ("no dimensions", Box::new(|info| info.dimensions = vec![])),
+        ("five dimensions", Box::new(|info| info.dimensions = vec![1; 5])),
+        ("a billion dimensions", Box::new(|info| info.dimensions = vec![1; 1 << 16])),
+        ("the largest size", Box::new(|info| info.dimensions = vec![u64::MAX])),
+        ("sizes that overflow", Box::new(|info| info.dimensions = vec![1 << 32, 1 << 32])),
+        ("sizes that overflow to nothing", Box::new(|info| info.dimensions = vec![1 << 32, 1 << 32, 1 << 32])),
+        ("nothing of everything", Box::new(|info| info.dimensions = vec![0, u64::MAX])),
+        ("bytes that overflow", Box::new(|info| (info.dimensions, info.encoding) = (vec![1 << 62], 28))),
+        ("a type that ggml has given up", Box::new(|info| info.encoding = 4)),
+        ("a type of no file", Box::new(|info| info.encoding = u32::MAX)),
+        ("a type that is larger", Box::new(|info| info.encoding = 28)),
+        ("an odd offset", Box::new(|info| info.offset += 1)),
+        ("the bytes of another tensor", Box::new(|info| info.offset += 32)),
+        ("the last byte", Box::new(move |info| info.offset = end)),
+        ("the largest offset", Box::new(|info| info.offset = u64::MAX)),
+        ("the largest aligned offset", Box::new(|info| info.offset = u64::MAX - 31)),
+        ("another's name", Box::new(|info| info.name = "output_norm.weight".into())),
+        ("no name", Box::new(|info| info.name = String::new())),
+    ];
+    for (lie, change) in &lies {
+        for at in [0, infos.len() / 2, infos.iter().position(|info| info.name == "output.weight").unwrap()] {
+            let mut infos = infos.clone();
+            change(&mut infos[at]);
+            std::fs::write(&path, put_together(&metadata, &infos, &data)).unwrap();
+            open(folder.path(), "hostile.gguf");
+            assert!(Model::open(&path).is_err(), "accepted: {lie} at {at}");
+        }
+    }
+    // Counts and lengths that no file could hold, at each place where one stands.
+    let bytes = put_together(&metadata, &infos, &data);
+    for at in [8, 16, 24, 24 + 8 + metadata.keys().next().unwrap().len() + 4] {
+        for count in [1u64 << 20, 1 << 31, 1 << 32, 1 << 60, u64::MAX / 24 + 1, u64::MAX] {
+            let lying = [&bytes[..at], &count.to_le_bytes(), &bytes[at + 8..]].concat();
+            std::fs::write(&path, lying).unwrap();
+            open(folder.path(), "hostile.gguf");
+            assert!(Model::open(&path).is_err(), "accepted: {count} at {at}");
+        }
+    }
 }

@@ -7,11 +7,12 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use endoscope_causal::{Encode, Written};
 use endoscope_models::Model;
-use endoscope_net::{Inputs, Network, Plan};
+use endoscope_net::{Index, Inputs, Network, Plan};
 use endoscope_report::{check_destination, write_atomically};
 use serde_json::json;
 
-use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
+use crate::chat::{self, ChatArguments};
+use crate::input::{self, BosArguments, ModelArgument, ModelEncoder, Prompt, Words};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -21,10 +22,16 @@ pub struct Capture {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
+    chat: ChatArguments,
+    #[command(flatten)]
     bos: BosArguments,
     /// Names, shorthands or globs, separated by commas: `resid_post.*,pattern.0,hook_logits`.
     #[arg(long, value_name = "GLOB[,GLOB]", required = true)]
     sites: String,
+    /// The positions (of attention matrices, the query positions) that are kept: `last`, `2..5`, `last_user`,
+    /// `assistant[0]`, `token:" Paris"`, or several joined by `+`.
+    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
+    positions: Option<String>,
     /// A plan whose edits are made (and whose captures are added).
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -46,23 +53,39 @@ struct Source {
     /// A prompt file; its clean prompts, which must have equal length.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+    /// A chat: a JSON file with a list of messages, or with `messages`, `tools` and more; - is standard input.
+    #[arg(long, value_name = "FILE.json")]
+    chat: Option<PathBuf>,
+    /// A chat of one message: what the user says.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    user: Option<String>,
 }
 
 impl Capture {
     pub fn run(self, output: &mut Output) -> Result<()> {
         check_destination(&self.out)?;
         let model = self.model.open()?;
-        let mut plan = match &self.plan {
-            Some(path) => input::plan(path)?,
-            None => Plan::default(),
+        let prompt = match self.source.prompts {
+            Some(_) => None,
+            None => Some(self.prompt(&model, output)?),
         };
-        for site in split_sites(&self.sites) {
-            plan = plan.capture(endoscope_net::Capture::new(site));
+        let mut plan = match (&self.plan, &prompt) {
+            (Some(path), Some(prompt)) => chat::plan(path, &prompt.tokens())?,
+            (Some(path), None) => input::plan(path)?,
+            (None, _) => Plan::default(),
+        };
+        let tokens = prompt.as_ref().map(Prompt::tokens);
+        let positions = self.positions.as_deref().map(|written| chat::index(written, tokens.as_ref())).transpose()?;
+        for capture in self.captures(&model, positions.as_ref())? {
+            plan = plan.capture(capture);
         }
         if plan.captures.is_empty() {
             bail!("--sites {:?} names no site; `inspect` lists them", self.sites);
         }
-        let rows = self.rows(&model, output)?;
+        let rows = match &prompt {
+            Some(prompt) => vec![prompt.ids.clone()],
+            None => self.rows(&model, output)?,
+        };
         let inputs = Inputs::tokens(rows.clone())?;
         let run = model.decoder.run(&inputs, &plan)?;
         let ids = rows.concat().into_iter().map(i64::from).collect::<Vec<_>>();
@@ -74,6 +97,8 @@ impl Capture {
         output.document(&json!({
             "out": self.out.to_string_lossy(),
             "tokens": rows,
+            "messages": prompt.as_ref().map_or(&[][..], Prompt::messages),
+            "positions": positions,
             "tensors": shapes.collect::<serde_json::Map<_, _>>(),
         }))?;
         for (name, tensor) in &tensors {
@@ -82,12 +107,36 @@ impl Capture {
         output.line(&format!("written to {}", self.out.display()))
     }
 
-    fn rows(&self, model: &Model, output: &Output) -> Result<Vec<Vec<u32>>> {
-        let Some(path) = &self.source.prompts else {
-            let Source { text, tokens, .. } = &self.source;
-            let prompt = input::prompt(model, text.as_deref(), tokens.as_deref(), self.bos.bos(), output)?;
-            return Ok(vec![prompt.ids]);
+    /// What --sites and --positions ask for. Where positions are chosen, each site is a capture of its own, since sites
+    /// carry them on different axes.
+    fn captures(&self, model: &Model, positions: Option<&Index>) -> Result<Vec<endoscope_net::Capture>> {
+        let patterns = split_sites(&self.sites);
+        let Some(positions) = positions else {
+            return Ok(patterns.into_iter().map(endoscope_net::Capture::new).collect());
         };
+        let mut captures = Vec::new();
+        for pattern in &patterns {
+            for id in model.sites().resolve(pattern)? {
+                let site = model.sites().get(id);
+                let axis = site.position_axis().with_context(|| format!("site `{}` has no positions", site.name))?;
+                captures.push(endoscope_net::Capture::new(&site.name).at(axis, positions.clone()));
+            }
+        }
+        Ok(captures)
+    }
+
+    fn prompt(&self, model: &Model, output: &Output) -> Result<Prompt> {
+        let Source { text, tokens, chat, user, .. } = &self.source;
+        let words =
+            Words { text: text.as_deref(), tokens: tokens.as_deref(), chat: chat.as_deref(), user: user.as_deref() };
+        input::prompt(model, words, self.bos, &self.chat, output)
+    }
+
+    fn rows(&self, model: &Model, output: &Output) -> Result<Vec<Vec<u32>>> {
+        let Some(path) = &self.source.prompts else { return Ok(Vec::new()) };
+        if self.chat.are_given() {
+            bail!("--chat-template and --no-generation-prompt say how a chat is written; prompts of a file are texts");
+        }
         let encoder = ModelEncoder::new(model, self.bos.bos());
         let row = |(number, pair): (usize, &endoscope_causal::WrittenPair)| match &pair.clean {
             Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),

@@ -11,7 +11,8 @@ use endoscope_report::check_destination;
 use serde_json::json;
 
 use super::capture::write_tensors;
-use crate::input::{self, BosArguments, ModelArgument};
+use crate::chat::{self, ChatArguments};
+use crate::input::{self, BosArguments, ModelArgument, Words};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -20,6 +21,8 @@ pub struct Generate {
     model: ModelArgument,
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    chat: ChatArguments,
     #[command(flatten)]
     bos: BosArguments,
     /// How many tokens at most.
@@ -64,6 +67,12 @@ struct Source {
     /// Token ids, separated by commas.
     #[arg(long, value_name = "1,2,3")]
     tokens: Option<String>,
+    /// A chat: a JSON file with a list of messages, or with `messages`, `tools` and more; - is standard input.
+    #[arg(long, value_name = "FILE.json")]
+    chat: Option<PathBuf>,
+    /// A chat of one message: what the user says.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    user: Option<String>,
 }
 
 impl Generate {
@@ -71,15 +80,17 @@ impl Generate {
         // Before any text is shown.
         self.out.as_ref().map(check_destination).transpose()?;
         let model = self.model.open()?;
+        let Source { prompt, tokens, chat, user } = &self.source;
+        let words =
+            Words { text: prompt.as_deref(), tokens: tokens.as_deref(), chat: chat.as_deref(), user: user.as_deref() };
+        let prompt = input::prompt(&model, words, self.bos, &self.chat, output)?;
         let plan = match &self.plan {
-            Some(path) => input::plan(path)?,
+            Some(path) => chat::plan(path, &prompt.tokens())?,
             None => Plan::default(),
         };
         if !plan.captures.is_empty() && self.out.is_none() {
             bail!("the plan captures activations; say with --out FILE.safetensors where to write them");
         }
-        let Source { prompt, tokens } = &self.source;
-        let prompt = input::prompt(&model, prompt.as_deref(), tokens.as_deref(), self.bos.bos(), output)?;
         let settings = Settings {
             max_tokens: self.max_tokens,
             sampling: Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed },
@@ -109,6 +120,8 @@ impl Generate {
         }
         output.document(&json!({
             "prompt_tokens": prompt.ids,
+            "prompt_text": prompt.chat.as_ref().map(|chat| &chat.text),
+            "messages": prompt.messages(),
             "prepended": prompt.prepended,
             "tokens": generation.tokens,
             "text": generation.text,

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{
-    Direction, Memory, Metric, Pair, Pairs, PathSweep, Planner, Progress, Sweep, SweepAxis, SweepChange, explain,
-    path_sweep, sweep,
+    Align, Direction, Memory, Metric, Pair, Pairs, PathSweep, Planner, Progress, Sweep, SweepAxis, SweepChange,
+    explain, path_sweep, sweep,
 };
 use endoscope_models::Model;
 use endoscope_net::{Edit, Plan, Value};
@@ -46,6 +46,10 @@ pub struct Patch {
     /// Denoise: the corrupt run is changed (what suffices). Noise: the clean run is changed (what is needed).
     #[arg(long, value_enum, default_value = "denoise")]
     direction: DirectionArgument,
+    /// How prompts that differ in length lie over each other in a sweep over positions: by their first or last position;
+    /// each position is averaged over the pairs that have it.
+    #[arg(long, value_enum, conflicts_with = "to")]
+    align: Option<AlignArgument>,
     /// How many neurons (or dims) one block of the axis `neuron` has.
     #[arg(long, default_value_t = 16)]
     block: usize,
@@ -91,6 +95,12 @@ enum DirectionArgument {
     Denoise,
     #[value(alias = "noising")]
     Noise,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AlignArgument {
+    First,
+    Last,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -149,7 +159,10 @@ impl Patch {
             Asked::Points(patching) => {
                 let scores = sweep(&model.decoder, &patching, &read.pairs, planner, watch);
                 bar.finish_and_clear();
-                let labels: Vec<String> = read.pairs[0].clean.iter().map(|&id| model.label(id)).collect();
+                let labels = match patching.align {
+                    Align::Equal => read.pairs[0].clean.iter().map(|&id| model.label(id)).collect(),
+                    Align::First | Align::Last => Vec::new(),
+                };
                 (report::report(&model, &scores?, &labels)?, json!({"sweep": patching}))
             }
             Asked::Paths(patching) => {
@@ -228,6 +241,11 @@ impl Patch {
             metric: self.metric(),
             direction: self.denoise_or_noise(),
             neuron_block: self.block,
+            align: match self.align {
+                None => Align::Equal,
+                Some(AlignArgument::First) => Align::First,
+                Some(AlignArgument::Last) => Align::Last,
+            },
             directions: self.directions.as_deref().map(directions).transpose()?,
             with: self.with()?,
             ..Sweep::new(self.site.clone().unwrap_or_default(), self.over.clone())

@@ -1,6 +1,8 @@
 //! What the tests of this crate share: golden files, the shared real model, tolerances.
 #![allow(dead_code)]
 
+pub mod gguf;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -27,10 +29,15 @@ pub fn golden_models() -> Vec<PathBuf> {
 
 /// The folder of a real model; `None` (with a line that says so) where it is not there, except in CI.
 pub fn shared_model(name: &str) -> Option<PathBuf> {
+    shared(&format!("models/{name}"))
+}
+
+/// The same for anything in the shared folder.
+pub fn shared(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("ENDOSCOPE_SHARED")
         .map(PathBuf::from)
         .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
-    let path = root.join("models").join(name);
+    let path = root.join(name);
     if path.is_dir() {
         return Some(path);
     }

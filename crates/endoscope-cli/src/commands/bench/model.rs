@@ -62,6 +62,8 @@ fn random(family: Family, spec: Spec, depth: Depth) -> Result<Model> {
         family,
         decoder,
         tokenizer: None,
+        tokenizer_problem: None,
+        chat_template: None,
         end_tokens: Vec::new(),
         parameters,
         files: Vec::new(),

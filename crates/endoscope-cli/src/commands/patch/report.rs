@@ -1,7 +1,7 @@
 //! The tables and the page of a sweep.
 
 use anyhow::Result;
-use endoscope_causal::{Direction, ScoreAxis, Scores, Sweep, SweepAxis, SweepChange, SweepCost};
+use endoscope_causal::{Align, Direction, ScoreAxis, Scores, Sweep, SweepAxis, SweepChange, SweepCost};
 use endoscope_models::Model;
 use endoscope_net::Work;
 use endoscope_report::{ColourScale, Label, Report, Section, Table, labels};
@@ -31,12 +31,13 @@ pub fn tables(scores: &Scores, positions: &[String]) -> Result<Vec<(String, Tabl
 }
 
 fn axis_labels(axis: &ScoreAxis, positions: &[String]) -> Vec<Label> {
-    let label = |&value: &usize| match axis.axis {
+    let label = |&value: &i64| match axis.axis {
         SweepAxis::Position | SweepAxis::Key => {
-            Label::Text(positions.get(value).cloned().unwrap_or_else(|| value.to_string()))
+            let token = usize::try_from(value).ok().and_then(|at| positions.get(at));
+            Label::Text(token.cloned().unwrap_or_else(|| value.to_string()))
         }
-        SweepAxis::Neuron => Label::Text(format!("{value}..{}", value + axis.width)),
-        SweepAxis::Layer | SweepAxis::Head | SweepAxis::Direction | SweepAxis::Pair => Label::Index(value as i64),
+        SweepAxis::Neuron => Label::Text(format!("{value}..{}", value + axis.width as i64)),
+        SweepAxis::Layer | SweepAxis::Head | SweepAxis::Direction | SweepAxis::Pair => Label::Index(value),
     };
     axis.values.iter().map(label).collect()
 }
@@ -92,7 +93,13 @@ pub fn report(model: &Model, scores: &Scores, positions: &[String]) -> Result<Re
         true => format!("Normalised score: {meaning}."),
         false => format!("The {} itself: clean and corrupt do not differ, so there is no scale.", metric.name()),
     };
-    let caption = format!("{shown} Position labels are tokens of the first clean prompt.");
+    let labels = match scores.sweep.align {
+        Align::Equal => "Position labels are tokens of the first clean prompt.",
+        Align::First | Align::Last => {
+            "Prompts differ in length: each position is averaged over the pairs that have it; negative ones count from the end."
+        }
+    };
+    let caption = format!("{shown} {labels}");
     report.sections.push(heat_map("Where the difference lies", scores, &tables, &caption));
     report.tables.extend(tables);
     push_cost(&mut report, &scores.cost)?;
