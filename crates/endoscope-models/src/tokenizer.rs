@@ -108,7 +108,14 @@ impl Tokenizer {
         let inner = parsed(&described.json).map_err(fail)?;
         let bos = described.bos.and_then(|id| Some((id, inner.id_to_token(id)?)));
         let prepends_bos = described.prepends_bos && bos.is_some();
-        Ok(Self { inner, path: path.to_path_buf(), bos, prepends_bos, templates: ChatTemplates::default(), files: vec![path.to_path_buf()] })
+        Ok(Self {
+            inner,
+            path: path.to_path_buf(),
+            bos,
+            prepends_bos,
+            templates: ChatTemplates::default(),
+            files: vec![path.to_path_buf()],
+        })
     }
 
     /// The ids of a text. An empty text without BOS is an error, since there is nothing to run.

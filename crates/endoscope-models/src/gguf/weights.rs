@@ -35,7 +35,7 @@ pub struct GgufWeights {
     names: Names,
     heads: Heads,
     depth: Depth,
-    /// Which tensors were read, and which of their slices, where experts share one.
+    /// Which tensors were read, and which of their slices, where experts (or heads) share one.
     used: BTreeMap<String, BTreeSet<usize>>,
     problems: Vec<String>,
 }
@@ -86,7 +86,7 @@ impl GgufWeights {
                     "`{name}` is in the file, but the model that its metadata describe has no place for it"
                 )),
                 Some(experts) if !experts.is_empty() && experts.len() != info.shape[0] => self.problems.push(format!(
-                    "`{name}` holds {} experts, but the metadata name {}",
+                    "`{name}` holds {} experts or heads, but the metadata name {}",
                     info.shape[0],
                     experts.len()
                 )),
@@ -111,7 +111,9 @@ impl GgufWeights {
         };
         let found = match expert {
             Some(expert) if expert < info.shape[0] => &info.shape[1..],
-            Some(expert) => return Err(format!("`{tensor}` holds {} experts, not number {expert}", info.shape[0])),
+            Some(expert) => {
+                return Err(format!("`{tensor}` holds {} experts or heads, not number {expert}", info.shape[0]));
+            }
             None => &info.shape[..],
         };
         if found != stored {
@@ -153,6 +155,7 @@ impl GgufWeights {
         // Rows `[outer, first, second, inner]`, whose middle axes change places.
         let [outer, first, second] = match undo {
             Undo::Nothing | Undo::AddOne | Undo::Transpose => [1, 1, 1],
+            Undo::SortGroups => [queries + 2 * keys, 1, 1],
             Undo::QueryRows => [queries, rows / queries / 2, 2],
             Undo::KeyRows => [keys, rows / keys / 2, 2],
             Undo::SortHeads => [1, 3, queries],
@@ -165,6 +168,14 @@ impl GgufWeights {
             match undo {
                 Undo::Nothing | Undo::AddOne => Ok(tensor),
                 Undo::Transpose => tensor.t(),
+                Undo::SortGroups => {
+                    let width = rows / outer;
+                    let heads = |from: usize, count: usize| {
+                        tensor.narrow(0, from * width, count * width)?.reshape((keys, count / keys * width, ()))
+                    };
+                    let parts = [heads(0, queries)?, heads(queries, keys)?, heads(queries + keys, keys)?];
+                    Tensor::cat(&parts, 1)?.reshape(stored)
+                }
                 _ => tensor.reshape((outer, first, second, ()))?.transpose(1, 2)?.contiguous()?.reshape(stored),
             }
         };

@@ -59,7 +59,6 @@ fn random(family: Family, spec: Spec, precision: Precision) -> Result<Model> {
         decoder,
         tokenizer: None,
         tokenizer_problem: None,
-        chat_template: None,
         end_tokens: Vec::new(),
         parameters,
         files: Vec::new(),
