@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use endoscope_causal::{Encode, WrittenPair, parse_prompts};
+use endoscope_causal::{Encode, Written, WrittenPair, parse_prompts};
 use endoscope_models::hub::Reference;
 use endoscope_models::{Bos, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
-use endoscope_net::Plan;
+use endoscope_net::{Padding, Plan};
 use endoscope_report::HashedFile;
 
 use crate::chat::ChatArguments;
@@ -132,6 +132,49 @@ pub fn prompts(path: &Path) -> Result<(Vec<WrittenPair>, HashedFile)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the prompts {}", path.display()))?;
     let pairs = parse_prompts(&text).with_context(|| path.display().to_string())?;
     Ok((pairs, HashedFile::of("prompts", path, text.as_bytes())))
+}
+
+/// The clean prompts of a prompt file as token ids.
+pub fn rows(
+    model: &Model,
+    path: Option<&Path>,
+    bos: BosArguments,
+    chat: &ChatArguments,
+    output: &Output,
+) -> Result<Vec<Vec<u32>>> {
+    let path = path.context("there are no prompts to run")?;
+    if chat.are_given() {
+        bail!("--chat-template and --no-generation-prompt say how a chat is written; prompts of a file are texts");
+    }
+    let encoder = ModelEncoder::new(model, bos.bos());
+    let row = |(number, pair): (usize, &WrittenPair)| match &pair.clean {
+        Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
+        Written::Ids(ids) => Ok(ids.clone()),
+        Written::Text(text) => {
+            encoder.prompt(text).map_err(anyhow::Error::msg).with_context(|| format!("prompt {number}"))
+        }
+    };
+    let rows = prompts(path)?.0.iter().enumerate().map(row).collect();
+    if let Some(note) = encoder.note() {
+        output.note(&note);
+    }
+    rows
+}
+
+/// Where rows that are shorter than the longest are filled up.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PaddingArgument {
+    Left,
+    Right,
+}
+
+impl From<PaddingArgument> for Padding {
+    fn from(argument: PaddingArgument) -> Self {
+        match argument {
+            PaddingArgument::Left => Self::Left,
+            PaddingArgument::Right => Self::Right,
+        }
+    }
 }
 
 /// A model's way from text to tokens.

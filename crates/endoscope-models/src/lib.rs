@@ -45,7 +45,7 @@ mod weights;
 
 pub use cache::Cache;
 pub use chat::{Chat, ChatTemplate, ChatTemplates, Clock, GenerationPrompt, Message, Rendered, RenderedMessage};
-pub use decoder::{AttentionWeights, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights, Weights};
+pub use decoder::{AttentionWeights, Compute, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights, Weights};
 pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
 pub use families::Family;

@@ -342,7 +342,7 @@ fn templates_are_found_where_transformers_finds_them() {
     }
     let refused = |files: &[(&str, String)], name| render(files, name, &plain).unwrap_err().to_string();
     assert!(refused(&[], None).contains("has no chat template; give the prompt as a text"));
-    assert!(refused(&[named.clone()], None).contains("there are: a, b"));
+    assert!(refused(std::slice::from_ref(&named), None).contains("there are: a, b"));
     assert!(refused(&[named], Some("c")).contains("no chat template named `c`; there are: a, b"));
     for bad in [json!(3), json!([{"name": "a"}]), json!({"a": 1})] {
         let error = open(&[config(bad)]).unwrap_err().to_string();

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
-use endoscope_causal::{Encode, Written};
 use endoscope_models::Model;
-use endoscope_net::{Index, Inputs, Network, Plan};
+use endoscope_net::{Index, Inputs, Network, Plan, TokenRows};
 use endoscope_report::{check_destination, write_atomically};
 use serde_json::json;
 
 use crate::chat::{self, ChatArguments};
-use crate::input::{self, BosArguments, ModelArgument, ModelEncoder, Prompt, Words};
+use crate::input::{self, BosArguments, ModelArgument, PaddingArgument, Prompt, Words};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -32,6 +31,9 @@ pub struct Capture {
     /// `assistant[0]`, `token:" Paris"`, or several joined by `+`.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     positions: Option<String>,
+    /// Where rows shorter than the longest are filled with zeros, in what is written.
+    #[arg(long, value_enum, default_value = "right")]
+    padding: PaddingArgument,
     /// A plan whose edits are made (and whose captures are added).
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -50,7 +52,7 @@ struct Source {
     /// Token ids, separated by commas.
     #[arg(long, value_name = "1,2,3")]
     tokens: Option<String>,
-    /// A prompt file; its clean prompts, which must have equal length.
+    /// A prompt file; its clean prompts, which may differ in length.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// A chat: a JSON file with a list of messages, or with `messages`, `tools` and more; - is standard input.
@@ -84,19 +86,22 @@ impl Capture {
         }
         let rows = match &prompt {
             Some(prompt) => vec![prompt.ids.clone()],
-            None => self.rows(&model, output)?,
+            None => input::rows(&model, self.source.prompts.as_deref(), self.bos, &self.chat, output)?,
         };
-        let inputs = Inputs::tokens(rows.clone())?;
-        let run = model.decoder.run(&inputs, &plan)?;
-        let ids = rows.concat().into_iter().map(i64::from).collect::<Vec<_>>();
-        let tokens = Tensor::from_vec(ids, (rows.len(), rows[0].len()), &Device::Cpu)?;
+        let rows = TokenRows::padded(rows, self.padding.into())?;
+        let run = model.decoder.run(&Inputs::Tokens(rows.clone()), &plan)?;
+        let tokens = rows.tensor(0, &Device::Cpu)?.to_dtype(DType::I64)?;
         let mut tensors = vec![("tokens".to_string(), tokens)];
+        if rows.is_ragged() {
+            tensors.push(("attention_mask".into(), rows.mask(&Device::Cpu)?.to_dtype(DType::I64)?));
+        }
         tensors.extend(run.captured.iter().map(|(site, activation)| (site.to_string(), activation.clone())));
         write_tensors(&self.out, &tensors)?;
         let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), json!(tensor.dims())));
         output.document(&json!({
             "out": self.out.to_string_lossy(),
-            "tokens": rows,
+            "tokens": rows.ids(),
+            "padding": rows.is_ragged().then(|| rows.padding()),
             "messages": prompt.as_ref().map_or(&[][..], Prompt::messages),
             "positions": positions,
             "tensors": shapes.collect::<serde_json::Map<_, _>>(),
@@ -130,26 +135,6 @@ impl Capture {
         let words =
             Words { text: text.as_deref(), tokens: tokens.as_deref(), chat: chat.as_deref(), user: user.as_deref() };
         input::prompt(model, words, self.bos, &self.chat, output)
-    }
-
-    fn rows(&self, model: &Model, output: &Output) -> Result<Vec<Vec<u32>>> {
-        let Some(path) = &self.source.prompts else { return Ok(Vec::new()) };
-        if self.chat.are_given() {
-            bail!("--chat-template and --no-generation-prompt say how a chat is written; prompts of a file are texts");
-        }
-        let encoder = ModelEncoder::new(model, self.bos.bos());
-        let row = |(number, pair): (usize, &endoscope_causal::WrittenPair)| match &pair.clean {
-            Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
-            Written::Ids(ids) => Ok(ids.clone()),
-            Written::Text(text) => {
-                encoder.prompt(text).map_err(anyhow::Error::msg).with_context(|| format!("prompt {number}"))
-            }
-        };
-        let rows = input::prompts(path)?.0.iter().enumerate().map(row).collect();
-        if let Some(note) = encoder.note() {
-            output.note(&note);
-        }
-        rows
     }
 }
 
