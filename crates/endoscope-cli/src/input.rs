@@ -219,8 +219,8 @@ impl Encode for ModelEncoder<'_> {
 /// A model argument, the same for every verb.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgument {
-    /// A Hugging Face model directory (config.json, model.safetensors or shards, tokenizer.json), or a repository of
-    /// the hub, org/name or org/name@revision, which is downloaded once.
+    /// A Hugging Face model directory (config.json, model.safetensors or shards, tokenizer.json), a GGUF file, or a
+    /// repository of the hub, org/name or org/name@revision, which is downloaded once.
     pub model: PathBuf,
     #[command(flatten)]
     weights: WeightsArgument,

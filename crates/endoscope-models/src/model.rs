@@ -6,6 +6,7 @@ use endoscope_kernels::Precision;
 use endoscope_net::{Network, Sites};
 use serde_json::Value;
 
+use crate::chat::ChatTemplates;
 use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ use crate::weights::{Depth, WeightFiles};
 /// An opened model.
 #[derive(Debug)]
 pub struct Model {
-    /// Where it was opened.
+    /// What was opened: a directory, or a GGUF file.
     pub directory: PathBuf,
     /// The repository of the hub and the commit, if it was opened by a hub id.
     pub revision: Option<Revision>,
@@ -29,10 +30,8 @@ pub struct Model {
     pub decoder: Decoder,
     /// Its tokenizer, if it has one.
     pub tokenizer: Option<Tokenizer>,
-    /// Why a tokenizer that is there cannot be used; only a GGUF file's.
+    /// Why a GGUF file has no tokenizer that can be used.
     pub tokenizer_problem: Option<String>,
-    /// The chat template that a GGUF file holds.
-    pub chat_template: Option<String>,
     /// Tokens that end a generation.
     pub end_tokens: Vec<u32>,
     /// How many weights it has (a tied unembedding counts once).
@@ -90,14 +89,14 @@ impl Model {
 
     fn open_to(directory: &Path, depth: Depth) -> Result<Self> {
         if let Some(file) = file_of(directory)? {
-            return Self::open_gguf(&file, depth);
+            return Ok(Self { directory: directory.to_path_buf(), ..Self::open_gguf(&file, depth)? });
         }
         let described = Described::read(directory)?;
         described.with(WeightFiles::open(directory, depth)?, directory)
     }
 
     fn open_gguf(file: &Path, depth: Depth) -> Result<Self> {
-        let Gguf { config, mut weights, tokenizer, end_tokens, chat_template } = Gguf::open(file, depth)?;
+        let Gguf { config, mut weights, tokenizer, end_tokens, tokenizer_config } = Gguf::open(file, depth)?;
         let config = Config::parse(file, &Value::Object(config).to_string())?;
         let family = Family::of(&config)?;
         let bos = token_ids(config.peek("bos_token_id")).first().copied();
@@ -109,26 +108,31 @@ impl Model {
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut files = vec![("weights", file.to_path_buf())];
         // A tokenizer.json beside the file says more than its metadata can.
-        let (tokenizer, tokenizer_problem) = match (Tokenizer::open(directory, bos)?, tokenizer) {
+        let (mut tokenizer, tokenizer_problem) = match (Tokenizer::open(directory, bos)?, tokenizer) {
             (Some(tokenizer), _) => {
                 files.extend(tokenizer.files.iter().map(|path| ("tokenizer", path.clone())));
                 (Some(tokenizer), None)
             }
-            (None, Ok(None)) => (None, None),
+            (None, Ok(None)) => (None, Some("its metadata hold none".to_string())),
             (None, Err(problem)) => (None, Some(problem)),
             (None, Ok(Some(described))) => match Tokenizer::from_gguf(file, &described) {
                 Ok(tokenizer) => (Some(tokenizer), None),
-                Err(error) => (None, Some(error.to_string())),
+                Err(Error::Tokenizer { reason, .. }) => (None, Some(reason)),
+                Err(error) => return Err(error),
             },
         };
+        if let Some(tokenizer) = &mut tokenizer
+            && tokenizer.templates.names().is_empty()
+        {
+            tokenizer.templates = ChatTemplates::of(&tokenizer_config, file)?;
+        }
         Ok(Self {
-            directory: directory.to_path_buf(),
+            directory: file.to_path_buf(),
             revision: None,
             family,
             decoder: Decoder::new(spec, taken)?,
             tokenizer,
             tokenizer_problem,
-            chat_template,
             end_tokens,
             parameters,
             files,
@@ -148,7 +152,10 @@ impl Model {
     /// Its tokenizer, or an error that says what to do without.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| match &self.tokenizer_problem {
-            Some(problem) => Error::Tokenizer { path: self.directory.clone(), reason: problem.clone() },
+            Some(problem) => Error::Tokenizer {
+                path: self.directory.clone(),
+                reason: format!("{problem}; put its tokenizer.json beside it, or give token ids (--tokens 1,2,3)"),
+            },
             None => Error::NoTokenizer { path: self.directory.join("tokenizer.json") },
         })
     }
@@ -217,7 +224,6 @@ impl Described {
             decoder,
             tokenizer,
             tokenizer_problem: None,
-            chat_template: None,
             end_tokens,
             parameters,
             files,

@@ -106,6 +106,12 @@ impl ChatTemplates {
         Ok(Self { directory: directory.to_path_buf(), sources, special_tokens })
     }
 
+    /// The templates that `config`, which stands in the file `path`, holds in the form of a tokenizer_config.json.
+    pub(crate) fn of(config: &Json, path: &Path) -> Result<Self> {
+        let special_tokens = named_tokens(config).collect();
+        Ok(Self { directory: path.to_path_buf(), sources: written(config, path)?, special_tokens })
+    }
+
     /// The names of the templates that there are, in order.
     pub fn names(&self) -> Vec<&str> {
         self.sources.keys().map(String::as_str).collect()
@@ -314,20 +320,21 @@ fn written(config: &Json, path: &Path) -> Result<BTreeMap<String, Source>> {
 /// The special tokens by name. special_tokens_map.json counts where tokenizer_config.json lists no added tokens, as in
 /// transformers.
 fn special_tokens(directory: &Path, config: &Json, files: &mut Vec<PathBuf>) -> Result<BTreeMap<String, String>> {
-    let text = |token: &Json| Some(token.as_str().or_else(|| token.get("content")?.as_str())?.to_string());
-    let mut tokens = BTreeMap::new();
-    let mut add = |config: &Json| {
-        let named = SPECIAL_TOKENS.iter().filter_map(|&name| Some((name.to_string(), text(config.get(name)?)?)));
-        tokens.extend(named);
-    };
-    add(config);
+    let mut tokens: BTreeMap<String, String> = named_tokens(config).collect();
     let path = directory.join("special_tokens_map.json");
     if config.get("added_tokens_decoder").is_none() && path.is_file() {
         let written = std::fs::read_to_string(&path).map_err(|error| Error::read(&path, error))?;
-        add(&serde_json::from_str(&written).map_err(|error| Error::read(&path, error))?);
+        let map: Json = serde_json::from_str(&written).map_err(|error| Error::read(&path, error))?;
+        tokens.extend(named_tokens(&map));
         files.push(path);
     }
     Ok(tokens)
+}
+
+/// The special tokens that a configuration names.
+fn named_tokens(config: &Json) -> impl Iterator<Item = (String, String)> {
+    let text = |token: &Json| Some(token.as_str().or_else(|| token.get("content")?.as_str())?.to_string());
+    SPECIAL_TOKENS.iter().filter_map(move |&name| Some((name.to_string(), text(config.get(name)?)?)))
 }
 
 /// The .jinja files of a folder, in order; none if there is no such folder.

@@ -35,7 +35,7 @@ pub struct GgufWeights {
     names: Names,
     heads: Heads,
     depth: Depth,
-    /// Which tensors were read, and which of their slices, where experts share one.
+    /// Which tensors were read, and which of their slices, where experts (or heads) share one.
     used: BTreeMap<String, BTreeSet<usize>>,
     problems: Vec<String>,
 }
@@ -85,7 +85,7 @@ impl GgufWeights {
                     "`{name}` is in the file, but the model that its metadata describe has no place for it"
                 )),
                 Some(experts) if !experts.is_empty() && experts.len() != info.shape[0] => self.problems.push(format!(
-                    "`{name}` holds {} experts, but the metadata name {}",
+                    "`{name}` holds {} experts or heads, but the metadata name {}",
                     info.shape[0],
                     experts.len()
                 )),
@@ -111,7 +111,9 @@ impl GgufWeights {
         };
         let found = match expert {
             Some(expert) if expert < info.shape[0] => &info.shape[1..],
-            Some(expert) => return Err(format!("`{tensor}` holds {} experts, not number {expert}", info.shape[0])),
+            Some(expert) => {
+                return Err(format!("`{tensor}` holds {} experts or heads, not number {expert}", info.shape[0]));
+            }
             None => &info.shape[..],
         };
         if found != stored {
@@ -127,13 +129,24 @@ impl GgufWeights {
             Undo::QueryRows => (queries, [count / queries / 2, 2]),
             Undo::KeyRows => (keys, [count / keys / 2, 2]),
             Undo::SortHeads => (1, [3, queries]),
+            Undo::SortGroups => (queries + 2 * keys, [1, 1]),
         };
         let [first, second] = swapped;
         if !count.is_multiple_of(outer * first * second) {
             return Err(format!("`{tensor}`: {count} rows cannot be split into {outer} x {first} x {second}"));
         }
         let width = stored[1..].iter().product();
-        Ok(Rows { file: &self.file, tensor, info, start: expert.unwrap_or(0) * count, count, width, swapped, undo })
+        Ok(Rows {
+            file: &self.file,
+            tensor,
+            info,
+            start: expert.unwrap_or(0) * count,
+            count,
+            width,
+            swapped,
+            undo,
+            heads: self.heads,
+        })
     }
 
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Problem<Tensor> {
@@ -186,23 +199,42 @@ struct Rows<'a> {
     /// In the file they are `[outer, first, second]`; these are `first` and `second`, which change places.
     swapped: [usize; 2],
     undo: Undo,
+    heads: Heads,
 }
 
 impl Rows<'_> {
     /// Some rows, those of a matrix that was transposed still so.
     fn read(&self, rows: Range<usize>, into: &mut [f32]) -> Problem<()> {
-        let [first, second] = self.swapped;
-        if first * second == 1 {
+        if self.swapped == [1, 1] && self.undo != Undo::SortGroups {
             return self.run(rows.start, into);
         }
         let mut rest = into;
         for row in rows {
-            let (outer, inner) = (row / (first * second), row % (first * second));
             let (now, later) = rest.split_at_mut(self.width);
-            self.run(outer * first * second + inner % first * second + inner / first, now)?;
+            self.run(self.place(row), now)?;
             rest = later;
         }
         Ok(())
+    }
+
+    /// Where in the file a row of the original is.
+    fn place(&self, row: usize) -> usize {
+        if self.undo == Undo::SortGroups {
+            // Each group has its queries, a key and a value; the file has all queries, all keys, all values.
+            let Heads { queries, keys } = self.heads;
+            let (width, each) = (self.count / (queries + 2 * keys), queries / keys);
+            let (head, inner) = (row / width, row % width);
+            let (group, member) = (head / (each + 2), head % (each + 2));
+            let head = match member {
+                query if query < each => group * each + query,
+                key if key == each => queries + group,
+                _ => queries + keys + group,
+            };
+            return head * width + inner;
+        }
+        let [first, second] = self.swapped;
+        let (outer, inner) = (row / (first * second), row % (first * second));
+        outer * first * second + inner % first * second + inner / first
     }
 
     /// Rows that follow each other in the file.

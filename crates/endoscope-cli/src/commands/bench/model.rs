@@ -63,7 +63,6 @@ fn random(family: Family, spec: Spec, depth: Depth) -> Result<Model> {
         decoder,
         tokenizer: None,
         tokenizer_problem: None,
-        chat_template: None,
         end_tokens: Vec::new(),
         parameters,
         files: Vec::new(),
