@@ -21,6 +21,7 @@
 
 mod branches;
 mod cache;
+pub mod certificate;
 pub mod config;
 pub mod decoder;
 mod error;
@@ -55,4 +56,4 @@ pub use spec::{
     QkNormOver, Spec,
 };
 pub use tokenizer::{Bos, Encoded, Tokenizer};
-pub use weights::{Depth, Stored, WeightFiles, WeightSource};
+pub use weights::{Depth, Inventory, Stored, WeightFiles, WeightSource};

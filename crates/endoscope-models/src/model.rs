@@ -13,7 +13,7 @@ use crate::families::Family;
 use crate::hub::{self, Reference, Revision};
 use crate::spec::Spec;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Depth, WeightFiles};
+use crate::weights::{Depth, Inventory, WeightFiles};
 
 /// An opened model.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Model {
     pub parameters: u64,
     /// Every file that was read, with its role: `config`, `weights` or `tokenizer`.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// What became of the tensors of its files.
+    pub inventory: Inventory,
 }
 
 impl Model {
@@ -151,7 +153,7 @@ impl Described {
         let weights = family.weights(&spec, &mut source)?;
         let parameters = source.parameters(|name| !family.ignorable(&spec, name));
         let weight_index = source.path.clone();
-        let weight_files = source.finish(|name| family.ignorable(&spec, name))?;
+        let (weight_files, inventory) = source.finish(|name| family.ignorable(&spec, name))?;
         if !weight_files.contains(&weight_index) {
             files.push(("weights", weight_index));
         }
@@ -160,7 +162,7 @@ impl Described {
         files.extend(tokenizer.iter().flat_map(|tokenizer| &tokenizer.files).map(|path| ("tokenizer", path.clone())));
         let decoder = Decoder::new(spec, weights)?;
         let directory = directory.to_path_buf();
-        Ok(Model { directory, revision: None, family, decoder, tokenizer, end_tokens, parameters, files })
+        Ok(Model { directory, revision: None, family, decoder, tokenizer, end_tokens, parameters, files, inventory })
     }
 }
 

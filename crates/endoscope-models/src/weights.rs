@@ -85,6 +85,17 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// What torch writes instead.
 pub(crate) const PICKLES: &[&str] = &["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
+/// What became of the tensors of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// How many were read.
+    pub read: usize,
+    /// Those that were read more than once.
+    pub repeated: Vec<String>,
+    /// Those that lie in the file and are known to be no part of the model: buffers of older versions, tied copies.
+    pub ignored: Vec<String>,
+}
+
 /// The header of one safetensors file.
 #[derive(Debug)]
 pub(crate) struct Header {
@@ -113,7 +124,8 @@ pub struct WeightFiles {
     open: Vec<File>,
     /// By tensor name.
     tensors: BTreeMap<String, Entry>,
-    used: BTreeSet<String>,
+    /// How often each was asked for.
+    used: BTreeMap<String, usize>,
     problems: Vec<String>,
 }
 
@@ -188,7 +200,7 @@ impl WeightFiles {
                 None => problems.push(format!("the index says that `{name}` is in {file}, but it is not there")),
             }
         }
-        Ok(Self { path, files, depth, open, tensors, used: BTreeSet::new(), problems })
+        Ok(Self { path, files, depth, open, tensors, used: BTreeMap::new(), problems })
     }
 
     /// How many numbers the tensors for which `count` holds have together.
@@ -197,17 +209,25 @@ impl WeightFiles {
         counted.map(|(_, entry)| entry.shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 
-    /// Every problem, or nothing. Tensors that nobody read are a problem unless `ignorable`.
-    pub fn finish(mut self, ignorable: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    /// Every problem, or the files and what became of their tensors. Tensors that nobody read are a problem unless
+    /// `ignorable`.
+    pub fn finish(mut self, ignorable: impl Fn(&str) -> bool) -> Result<(Vec<PathBuf>, Inventory)> {
+        let mut ignored = Vec::new();
         for name in self.tensors.keys() {
-            if !self.used.contains(name) && !ignorable(name) {
+            if self.used.contains_key(name) {
+                continue;
+            }
+            if ignorable(name) {
+                ignored.push(name.clone());
+            } else {
                 self.problems.push(format!(
                     "`{name}` is in the file, but the model that config.json describes has no place for it"
                 ));
             }
         }
         if self.problems.is_empty() {
-            return Ok(self.files);
+            let repeated = self.used.iter().filter(|(_, times)| **times > 1).map(|(name, _)| name.clone()).collect();
+            return Ok((self.files, Inventory { read: self.used.len(), repeated, ignored }));
         }
         let more = self.problems.len().saturating_sub(LISTED);
         if more > 0 {
@@ -251,7 +271,7 @@ impl WeightSource for WeightFiles {
     }
 
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.used.insert(name.to_string());
+        *self.used.entry(name.to_string()).or_default() += 1;
         match self.read(name, shape) {
             Ok(tensor) => Ok(tensor),
             Err(problem) => {
