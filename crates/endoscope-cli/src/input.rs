@@ -136,6 +136,11 @@ impl ModelArgument {
         open(&self.model, Depth::Numbers(self.weights.precision()))
     }
 
+    /// How its matrices are kept.
+    pub fn precision(&self) -> Precision {
+        self.weights.precision()
+    }
+
     /// Opens it without its numbers.
     pub fn open_headers(&self) -> Result<Model> {
         open(&self.model, Depth::Headers)

@@ -5,10 +5,10 @@
 //! given (`text.rs`), and, where somebody else's activations are at hand, every site is compared with them (`reference.rs`).
 //!
 //! ```no_run
-//! use endoscope_models::{Model, certificate::{certify, sample_prompts, Verdict}};
+//! use endoscope_models::{Model, certificate::{Against, Verdict, certify, sample_prompts}};
 //!
 //! let model = Model::open("path/to/model")?;
-//! let certificate = certify(&model, &sample_prompts(&model), None, &mut |_, _| {})?;
+//! let certificate = certify(&model, &sample_prompts(&model), Against::Nothing, &mut |_, _| {})?;
 //! assert_eq!(certificate.verdict(), Verdict::Passed);
 //! # Ok::<(), endoscope_models::Error>(())
 //! ```
@@ -80,6 +80,17 @@ pub enum Verdict {
     NotApplicable,
 }
 
+/// With whose activations ours are compared.
+#[derive(Debug, Clone, Copy)]
+pub enum Against<'a> {
+    /// Nobody's.
+    Nothing,
+    /// These.
+    Reference(&'a Reference),
+    /// Those that were asked for cannot be had, for this reason: the check fails.
+    Missing(&'a str),
+}
+
 impl Certificate {
     /// Whether every check that applies has passed.
     pub fn verdict(&self) -> Verdict {
@@ -100,17 +111,21 @@ impl Certificate {
     }
 }
 
-/// Checks `model` on `prompts`, and against `reference` if there is one. `watch` hears how many of how many steps are done.
+/// Checks `model` on `prompts`, and against somebody else's activations. `watch` hears how many of how many steps are done.
 ///
 /// Every site of one prompt at a time is held in memory. A prompt that cannot be run is an error; whatever the model does
 /// wrong is a check that failed.
 pub fn certify(
     model: &Model,
     prompts: &[Vec<u32>],
-    reference: Option<&Reference>,
+    against: Against<'_>,
     watch: &mut dyn FnMut(usize, usize),
 ) -> Result<Certificate> {
-    let steps = 2 * prompts.len() + reference.map_or(0, Reference::rows) + 2;
+    let rows = match against {
+        Against::Reference(reference) => reference.rows(),
+        Against::Nothing | Against::Missing(_) => 0,
+    };
+    let steps = 2 * prompts.len() + rows + 2;
     let mut done = 0;
     let mut step = || {
         done += 1;
@@ -131,8 +146,10 @@ pub fn certify(
     ledger.prompt = None;
     agreement::of_many(&model.decoder, prompts, &mut ledger)?;
     step();
-    if let Some(reference) = reference {
-        reference.compare(&model.decoder, &mut ledger, &mut step)?;
+    match against {
+        Against::Reference(reference) => reference.compare(&model.decoder, &mut ledger, &mut step)?,
+        Against::Nothing => ledger.note(Assertion::Reference, "none was asked for".into()),
+        Against::Missing(reason) => ledger.fail(Assertion::Reference, format!("not compared: {reason}")),
     }
     Ok(Certificate { checks: ledger.finish(), prompts: prompts.to_vec() })
 }
