@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{Encode, Written, WrittenPair, parse_prompts};
 use endoscope_models::hub::Reference;
-use endoscope_models::{Bos, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
+use endoscope_models::{Bos, Compute, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
 use endoscope_net::{Padding, Plan};
 use endoscope_report::HashedFile;
 
@@ -107,16 +107,19 @@ pub fn prompt(
         bail!("--chat-template and --no-generation-prompt say how a chat is written; there is none (--chat, --user)");
     }
     match words {
-        Words { text: Some(text), .. } => {
-            let encoded = model.tokenizer()?.encode(text, bos.bos())?;
-            if let Some(token) = &encoded.prepended {
-                output.note(&format!("{token} was put before the text (--no-bos leaves it out)"));
-            }
-            Ok(Prompt { prepended: encoded.prepended, ..Prompt::new(model, encoded.ids) })
-        }
+        Words { text: Some(written), .. } => text(model, written, bos, output),
         Words { tokens: Some(tokens), .. } => Ok(Prompt::new(model, token_ids(tokens)?)),
         _ => bail!("there is neither a text nor token ids to run"),
     }
+}
+
+/// A prompt from a text.
+pub fn text(model: &Model, text: &str, bos: BosArguments, output: &Output) -> Result<Prompt> {
+    let encoded = model.tokenizer()?.encode(text, bos.bos())?;
+    if let Some(token) = &encoded.prepended {
+        output.note(&format!("{token} was put before the text (--no-bos leaves it out)"));
+    }
+    Ok(Prompt { prepended: encoded.prepended, ..Prompt::new(model, encoded.ids) })
 }
 
 /// Reads a plan and the tensors that it names, which lie beside it.
@@ -224,11 +227,40 @@ pub struct ModelArgument {
     pub model: PathBuf,
     #[command(flatten)]
     weights: WeightsArgument,
+    /// What numbers activations are: f32, or bf16 (each operation's output is rounded, as where a model runs in bf16).
+    #[arg(long, value_enum, default_value = "f32")]
+    compute: ComputeArgument,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ComputeArgument {
+    F32,
+    Bf16,
 }
 
 impl ModelArgument {
     pub fn open(&self) -> Result<Model> {
-        open(&self.model, self.weights.depth())
+        let mut model = open(&self.model, self.weights.depth())?;
+        model.decoder.compute = match self.compute {
+            ComputeArgument::F32 => Compute::F32,
+            ComputeArgument::Bf16 => Compute::Bf16,
+        };
+        Ok(model)
+    }
+
+    /// How its matrices are kept, as the command line says it.
+    pub fn weights(&self) -> &'static str {
+        match self.weights.weights {
+            Weights::Stored => "stored",
+            Weights::F32 => "f32",
+            Weights::Bf16 => "bf16",
+            Weights::Int8 => "int8",
+        }
+    }
+
+    /// Whether its numbers are those of the file, computed in f32.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.weights.weights, Weights::Stored | Weights::F32) && self.compute == ComputeArgument::F32
     }
 
     /// Opens it without its numbers.

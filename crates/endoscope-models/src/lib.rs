@@ -21,6 +21,7 @@
 
 mod branches;
 mod cache;
+pub mod certificate;
 mod chat;
 pub mod config;
 pub mod decoder;
@@ -61,4 +62,4 @@ pub use spec::{
     QkNormOver, Spec,
 };
 pub use tokenizer::{Bos, Encoded, EncodedChat, MessageSpan, Tokenizer};
-pub use weights::{Depth, Stored, WeightFiles, WeightSource};
+pub use weights::{Depth, Inventory, Stored, WeightFiles, WeightSource};

@@ -15,7 +15,7 @@ use crate::gguf::{Gguf, file_of};
 use crate::hub::{self, Reference, Revision};
 use crate::spec::Spec;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Depth, WeightFiles};
+use crate::weights::{Depth, Inventory, WeightFiles};
 
 /// An opened model.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Model {
     pub parameters: u64,
     /// Every file that was read, with its role: `config`, `weights` or `tokenizer`.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// What became of the tensors of its files.
+    pub inventory: Inventory,
 }
 
 impl Model {
@@ -104,7 +106,7 @@ impl Model {
         weights.complete(&mut spec)?;
         let parameters = weights.parameters();
         let taken = family.weights(&spec, &mut weights)?;
-        weights.finish()?;
+        let (_, inventory) = weights.finish()?;
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut files = vec![("weights", file.to_path_buf())];
         // A tokenizer.json beside the file says more than its metadata can.
@@ -136,6 +138,7 @@ impl Model {
             end_tokens,
             parameters,
             files,
+            inventory,
         })
     }
 
@@ -209,7 +212,7 @@ impl Described {
         let weights = family.weights(&spec, &mut source)?;
         let parameters = source.parameters(|name| !family.ignorable(&spec, name));
         let weight_index = source.path.clone();
-        let weight_files = source.finish(|name| family.ignorable(&spec, name))?;
+        let (weight_files, inventory) = source.finish(|name| family.ignorable(&spec, name))?;
         if !weight_files.contains(&weight_index) {
             files.push(("weights", weight_index));
         }
@@ -227,6 +230,7 @@ impl Described {
             end_tokens,
             parameters,
             files,
+            inventory,
         })
     }
 }

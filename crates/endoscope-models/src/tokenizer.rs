@@ -1,11 +1,13 @@
 //! Text to token ids and back, with the beginning-of-sequence token always decided in the open.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
+use tokenizers::{ModelWrapper, NormalizedString, Normalizer};
 
 use crate::chat::{Chat, ChatTemplates, Clock, GenerationPrompt};
 use crate::error::{Error, Result};
@@ -183,6 +185,32 @@ impl Tokenizer {
     /// The text of ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         guarded(|| self.inner.decode(ids, true)).map_err(|reason| Error::Tokenizer { path: self.path.clone(), reason })
+    }
+
+    /// A text as the tokenizer's own normaliser leaves it: composed, lower-cased, with marks for blanks, or as it was.
+    pub fn normalized(&self, text: &str) -> Result<String> {
+        let Some(normalizer) = self.inner.get_normalizer() else { return Ok(text.to_string()) };
+        let mut normalized = NormalizedString::from(text);
+        guarded(|| normalizer.normalize(&mut normalized))
+            .map_err(|reason| Error::Tokenizer { path: self.path.clone(), reason })?;
+        Ok(normalized.get().to_string())
+    }
+
+    /// Every id that it can give, added tokens too, with the token's own spelling.
+    pub fn vocabulary(&self) -> BTreeMap<u32, String> {
+        self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
+    }
+
+    /// The id that stands for what it has no token for, if it has one.
+    pub fn unknown(&self) -> Option<u32> {
+        let token = match self.inner.get_model() {
+            ModelWrapper::BPE(model) => model.get_unk_token().clone()?,
+            ModelWrapper::WordPiece(model) => model.unk_token.clone(),
+            ModelWrapper::WordLevel(model) => model.unk_token.clone(),
+            // It has a number and keeps it to itself; its files call it so.
+            ModelWrapper::Unigram(_) => "<unk>".to_string(),
+        };
+        self.inner.token_to_id(&token)
     }
 
     /// How one token is shown: its text with its leading space.

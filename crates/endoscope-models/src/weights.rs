@@ -134,6 +134,17 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// What torch writes instead.
 pub(crate) const PICKLES: &[&str] = &["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
+/// What became of the tensors of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// How many were read.
+    pub read: usize,
+    /// Those that were read more than once.
+    pub repeated: Vec<String>,
+    /// Those that lie in the file and are known to be no part of the model: buffers of older versions, tied copies.
+    pub ignored: Vec<String>,
+}
+
 /// The header of one safetensors file.
 #[derive(Debug)]
 pub(crate) struct Header {
@@ -162,7 +173,8 @@ pub struct WeightFiles {
     open: Vec<File>,
     /// By tensor name.
     tensors: BTreeMap<String, Entry>,
-    used: BTreeSet<String>,
+    /// How often each was asked for.
+    used: BTreeMap<String, usize>,
     problems: Vec<String>,
 }
 
@@ -237,7 +249,7 @@ impl WeightFiles {
                 None => problems.push(format!("the index says that `{name}` is in {file}, but it is not there")),
             }
         }
-        Ok(Self { path, files, depth, open, tensors, used: BTreeSet::new(), problems })
+        Ok(Self { path, files, depth, open, tensors, used: BTreeMap::new(), problems })
     }
 
     /// How many numbers the tensors for which `count` holds have together.
@@ -246,17 +258,30 @@ impl WeightFiles {
         counted.map(|(_, entry)| entry.shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 
-    /// Every problem, or nothing. Tensors that nobody read are a problem unless `ignorable`.
-    pub fn finish(mut self, ignorable: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    /// Every problem, or the files and what became of their tensors. Tensors that nobody read are a problem unless
+    /// `ignorable`.
+    pub fn finish(mut self, ignorable: impl Fn(&str) -> bool) -> Result<(Vec<PathBuf>, Inventory)> {
+        let mut ignored = Vec::new();
         for name in self.tensors.keys() {
-            if !self.used.contains(name) && !ignorable(name) {
+            if self.used.contains_key(name) {
+                continue;
+            }
+            if ignorable(name) {
+                ignored.push(name.clone());
+            } else {
                 self.problems.push(format!(
                     "`{name}` is in the file, but the model that config.json describes has no place for it"
                 ));
             }
         }
+        let repeated = self.used.iter().filter(|(_, times)| **times > 1).map(|(name, _)| name.clone()).collect();
+        let inventory = Inventory { read: self.used.len(), repeated, ignored };
         all_or_nothing(self.path, self.problems)?;
-        Ok(self.files)
+        Ok((self.files, inventory))
+    }
+
+    fn count(&mut self, name: &str) {
+        *self.used.entry(name.to_string()).or_default() += 1;
     }
 
     /// Where a tensor of this shape lies.
@@ -355,19 +380,19 @@ impl WeightSource for WeightFiles {
     }
 
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.used.insert(name.to_string());
+        self.count(name);
         let found = self.tensor(name, shape);
         self.or_stand_in(found, || Ok(stand_in(shape)?))
     }
 
     fn table(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.used.insert(name.to_string());
+        self.count(name);
         let found = self.halves(name, shape);
         self.or_stand_in(found, || Ok(stand_in(shape)?))
     }
 
     fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
-        self.used.insert(name.to_string());
+        self.count(name);
         let found = self.matrix(name, stored, parts);
         self.or_stand_in(found, || stored.stand_ins(parts))
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::ops::Matrix;
 use crate::rotary::RotaryScaling;
 use crate::spec::{Positions, Spec};
-use crate::weights::{Depth, Problem, Stored, WeightSource, all_or_nothing, check_finite, stand_in};
+use crate::weights::{Depth, Inventory, Problem, Stored, WeightSource, all_or_nothing, check_finite, stand_in};
 
 /// The divisors of a rotation's angles, if a file holds them: Llama 3's scaling is written so.
 pub const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
@@ -37,13 +37,15 @@ pub struct GgufWeights {
     depth: Depth,
     /// Which tensors were read, and which of their slices, where experts (or heads) share one.
     used: BTreeMap<String, BTreeSet<usize>>,
+    /// Those that were read more than once.
+    repeated: Vec<String>,
     problems: Vec<String>,
 }
 
 impl GgufWeights {
     /// The weights of `file`, under the names that `names` translates.
     pub fn new(file: GgufFile, names: Names, heads: Heads, depth: Depth) -> Self {
-        Self { file, names, heads, depth, used: BTreeMap::new(), problems: Vec::new() }
+        Self { file, names, heads, depth, used: BTreeMap::new(), repeated: Vec::new(), problems: Vec::new() }
     }
 
     /// How many numbers all tensors have together, those that are no weights left out.
@@ -78,7 +80,7 @@ impl GgufWeights {
     }
 
     /// Every problem, or nothing. Tensors that nobody read are a problem.
-    pub fn finish(mut self) -> Result<PathBuf> {
+    pub fn finish(mut self) -> Result<(PathBuf, Inventory)> {
         for (name, info) in &self.file.tensors {
             match self.used.get(name) {
                 None => self.problems.push(format!(
@@ -92,8 +94,9 @@ impl GgufWeights {
                 Some(_) => {}
             }
         }
+        let inventory = Inventory { read: self.used.len(), repeated: self.repeated, ignored: Vec::new() };
         all_or_nothing(self.file.path.clone(), self.problems)?;
-        Ok(self.file.path)
+        Ok((self.file.path, inventory))
     }
 
     /// The tensor of a weight of this shape, which counts as read from now on.
@@ -104,7 +107,11 @@ impl GgufWeights {
         let Some(info) = self.file.tensors.get(&tensor) else {
             return Err(format!("`{tensor}` (shape {shape:?}) is missing"));
         };
-        self.used.entry(tensor.clone()).or_default().extend(expert);
+        let known = self.used.contains_key(&tensor);
+        let slices = self.used.entry(tensor.clone()).or_default();
+        if !expert.map_or(!known, |expert| slices.insert(expert)) {
+            self.repeated.push(tensor.clone());
+        }
         let stored = match undo {
             Undo::Transpose => shape.iter().rev().copied().collect(),
             _ => shape.to_vec(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use endoscope_models::{Decoder, Depth, Family, Model, Precision, Spec, WeightSource};
+use endoscope_models::{Decoder, Depth, Family, Inventory, Model, Precision, Spec, WeightSource};
 use endoscope_train::{ModelRecipe, Parameters};
 
 use crate::input;
@@ -66,6 +66,7 @@ fn random(family: Family, spec: Spec, depth: Depth) -> Result<Model> {
         end_tokens: Vec::new(),
         parameters,
         files: Vec::new(),
+        inventory: Inventory::default(),
     })
 }
 
