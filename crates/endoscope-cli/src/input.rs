@@ -228,7 +228,7 @@ pub struct ModelArgument {
 
 impl ModelArgument {
     pub fn open(&self) -> Result<Model> {
-        open(&self.model, Depth::Numbers(self.weights.precision()))
+        open(&self.model, self.weights.depth())
     }
 
     /// Opens it without its numbers.
@@ -245,25 +245,27 @@ pub fn open(model: &Path, depth: Depth) -> Result<Model> {
 /// How matrices are kept in memory.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct WeightsArgument {
-    /// How matrices are kept in memory: f32, bf16 (rounded to nearest), or int8 (32 weights share a scale, as in GGUF's
-    /// Q8_0). Activations and sums are f32 in any case.
-    #[arg(long, value_enum, default_value = "f32")]
+    /// How matrices are kept in memory: as stored in the file (nothing is rounded), f32, bf16 (rounded to nearest), or int8
+    /// (32 weights share a scale, as in GGUF's Q8_0). Activations and sums are f32 in any case.
+    #[arg(long, value_enum, default_value = "stored")]
     weights: Weights,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Weights {
+    Stored,
     F32,
     Bf16,
     Int8,
 }
 
 impl WeightsArgument {
-    pub fn precision(self) -> Precision {
+    pub fn depth(self) -> Depth {
         match self.weights {
-            Weights::F32 => Precision::F32,
-            Weights::Bf16 => Precision::Bf16,
-            Weights::Int8 => Precision::Int8,
+            Weights::Stored => Depth::Stored,
+            Weights::F32 => Depth::Numbers(Precision::F32),
+            Weights::Bf16 => Depth::Numbers(Precision::Bf16),
+            Weights::Int8 => Depth::Numbers(Precision::Int8),
         }
     }
 }

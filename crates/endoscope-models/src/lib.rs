@@ -31,6 +31,7 @@ mod generate;
 pub mod gguf;
 pub mod hub;
 mod model;
+mod numbers;
 mod ops;
 mod pass;
 mod positions;

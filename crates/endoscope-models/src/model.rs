@@ -41,9 +41,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a Hugging Face model directory, a GGUF file, or a directory of one.
+    /// Opens a Hugging Face model directory, a GGUF file, or a directory of one. Matrices are kept in the precision of the
+    /// file (quantised ones as f32): all outputs are those of f32 matrices, bit for bit.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
-        Self::open_as(directory, Precision::F32)
+        Self::open_to(directory.as_ref(), Depth::Stored)
     }
 
     /// Opens it with its matrices kept as said; everything else, and all sums, are f32.
@@ -78,7 +79,7 @@ impl Model {
         let described = Described::read(&snapshot.directory)?;
         let source = match depth {
             Depth::Headers => WeightFiles::of_headers(&snapshot.directory, &snapshot.headers(watch)?)?,
-            Depth::Numbers(_) => {
+            Depth::Stored | Depth::Numbers(_) => {
                 snapshot.fetch_weights(watch)?;
                 WeightFiles::open(&snapshot.directory, depth)?
             }
