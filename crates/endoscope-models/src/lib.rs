@@ -21,10 +21,12 @@
 
 mod branches;
 mod cache;
+pub mod circuits;
 pub mod config;
 pub mod decoder;
 mod error;
 mod experts;
+pub mod factored;
 pub mod families;
 mod generate;
 pub mod gguf;
@@ -32,6 +34,7 @@ pub mod hub;
 mod model;
 mod ops;
 mod pass;
+pub mod process;
 pub mod rotary;
 mod sampling;
 mod save;
@@ -39,6 +42,7 @@ mod sites;
 mod spec;
 mod text_stream;
 mod tokenizer;
+pub mod views;
 mod weights;
 
 pub use cache::Cache;

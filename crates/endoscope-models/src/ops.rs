@@ -34,6 +34,22 @@ impl Matrix {
             None => Self::Plain(weight),
         })
     }
+
+    /// `[in, out]`, as it is multiplied.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match self {
+            Self::Packed(matrix) => matrix.unpack(),
+            Self::Plain(weight) => weight.contiguous(),
+        }
+    }
+
+    /// How many inputs and outputs it has.
+    pub fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Packed(matrix) => Ok((matrix.inner(), matrix.columns())),
+            Self::Plain(weight) => weight.dims2(),
+        }
+    }
 }
 
 impl Linear {
@@ -95,6 +111,14 @@ impl Embedding {
         match self {
             Self::Table(table) => table.index_select(&Tensor::new(tokens, table.device())?, 0),
             Self::Tied(matrix) => matrix.gather(tokens),
+        }
+    }
+
+    /// `[vocabulary, d]`.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match self {
+            Self::Table(table) => table.contiguous(),
+            Self::Tied(matrix) => matrix.unpack()?.t()?.contiguous(),
         }
     }
 }
