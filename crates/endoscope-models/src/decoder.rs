@@ -6,6 +6,7 @@ use endoscope_net::{Capture, Error, Frame, Inputs, Network, Plan, Prepared, Resu
 use crate::cache::Cache;
 use crate::ops::{Embedding, Linear};
 use crate::pass::{Memory, Pass};
+use crate::process::Process;
 use crate::rotary::Angles;
 use crate::sites::DecoderSites;
 use crate::spec::{Positions, Spec};
@@ -115,6 +116,8 @@ pub struct Decoder {
     pub spec: Spec,
     /// Its weights.
     pub weights: Weights,
+    /// What was done to the weights since they were read, in order; see [`crate::process`].
+    pub processed: Vec<Process>,
     pub(crate) sites: DecoderSites,
     /// The angles of each kind of rotation.
     angles: Vec<Angles>,
@@ -130,7 +133,7 @@ impl Decoder {
         let angles = kinds.iter().map(|kind| Angles::new(kind, spec.context, &Device::Cpu));
         let angles = angles.collect::<candle_core::Result<_>>()?;
         let sites = DecoderSites::new(&spec)?;
-        Ok(Self { compute: Compute::default(), spec, weights, sites, angles })
+        Ok(Self { compute: Compute::default(), spec, weights, processed: Vec::new(), sites, angles })
     }
 
     /// The angles by which a layer turns queries and keys.

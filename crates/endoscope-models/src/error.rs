@@ -112,6 +112,32 @@ pub enum Error {
     /// A repository of the hub that cannot be named, found, reached or fetched.
     #[error(transparent)]
     Hub(#[from] crate::hub::HubError),
+    /// A view of weights that is not there.
+    #[error("there is no `{view}`{}: {reason}", layer.map(|layer| format!(" in layer {layer}")).unwrap_or_default())]
+    View {
+        /// What was asked for.
+        view: String,
+        /// Of which layer, if of one.
+        layer: Option<usize>,
+        /// Why not, and what there is.
+        reason: String,
+    },
+    /// Weight processing that would change what this model computes.
+    #[error("{process} would change what this model computes: {reason}")]
+    Process {
+        /// Which.
+        process: crate::process::Process,
+        /// Why.
+        reason: String,
+    },
+    /// Singular values or eigenvalues that cannot be computed.
+    #[error("{what} cannot be computed: {reason}")]
+    Factored {
+        /// Which numbers.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// A setting of generation that makes no sense.
     #[error("{0}")]
     Generation(String),

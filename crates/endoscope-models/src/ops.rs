@@ -34,6 +34,22 @@ impl Matrix {
             None => Self::Plain(weight),
         })
     }
+
+    /// `[in, out]`, as it is multiplied.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match self {
+            Self::Packed(matrix) => matrix.unpack(),
+            Self::Plain(weight) => weight.contiguous(),
+        }
+    }
+
+    /// How many inputs and outputs it has.
+    pub fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Packed(matrix) => Ok((matrix.inner(), matrix.columns())),
+            Self::Plain(weight) => weight.dims2(),
+        }
+    }
 }
 
 impl Linear {
@@ -101,6 +117,14 @@ impl Embedding {
                 }
             }
             Self::Tied(matrix) => matrix.gather(tokens),
+        }
+    }
+
+    /// `[vocabulary, d]`.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match self {
+            Self::Table(table) => table.contiguous(),
+            Self::Tied(matrix) => matrix.unpack()?.t()?.contiguous(),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use endoscope_models::certificate::{Against, Certificate, Check, Reference, Verdict, certify, sample_prompts};
 use endoscope_models::Model;
+use endoscope_models::certificate::{Against, Certificate, Check, Reference, Verdict, certify, sample_prompts};
 use endoscope_report::{HashedFile, RunDirectory, Started, check_destination, write_atomically};
 use serde_json::{Value, json};
 
