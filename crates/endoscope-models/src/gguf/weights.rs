@@ -151,6 +151,7 @@ impl GgufWeights {
             count,
             width,
             swapped,
+            together: count / (outer * first * second).max(1),
             undo,
             heads: self.heads,
         })
@@ -203,8 +204,9 @@ struct Rows<'a> {
     start: usize,
     count: usize,
     width: usize,
-    /// In the file they are `[outer, first, second]`; these are `first` and `second`, which change places.
+    /// In the file they are `[outer, first, second, together]`; these are `first` and `second`, which change places.
     swapped: [usize; 2],
+    together: usize,
     undo: Undo,
     heads: Heads,
 }
@@ -240,8 +242,9 @@ impl Rows<'_> {
             return head * width + inner;
         }
         let [first, second] = self.swapped;
-        let (outer, inner) = (row / (first * second), row % (first * second));
-        outer * first * second + inner % first * second + inner / first
+        let (piece, within) = (row / self.together, row % self.together);
+        let (outer, inner) = (piece / (first * second), piece % (first * second));
+        (outer * first * second + inner % first * second + inner / first) * self.together + within
     }
 
     /// Rows that follow each other in the file.
