@@ -132,8 +132,9 @@ impl GgufWeights {
         if !count.is_multiple_of(outer * first * second) {
             return Err(format!("`{tensor}`: {count} rows cannot be split into {outer} x {first} x {second}"));
         }
-        let width = stored[1..].iter().product();
-        Ok(Rows { file: &self.file, tensor, info, start: expert.unwrap_or(0) * count, count, width, swapped, undo })
+        let together = count / (outer * first * second).max(1);
+        let (start, width) = (expert.unwrap_or(0) * count, stored[1..].iter().product());
+        Ok(Rows { file: &self.file, tensor, info, start, count, width, swapped, together, undo })
     }
 
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Problem<Tensor> {
@@ -183,8 +184,9 @@ struct Rows<'a> {
     start: usize,
     count: usize,
     width: usize,
-    /// In the file they are `[outer, first, second]`; these are `first` and `second`, which change places.
+    /// In the file they are `[outer, first, second, together]`; these are `first` and `second`, which change places.
     swapped: [usize; 2],
+    together: usize,
     undo: Undo,
 }
 
@@ -197,9 +199,11 @@ impl Rows<'_> {
         }
         let mut rest = into;
         for row in rows {
-            let (outer, inner) = (row / (first * second), row % (first * second));
+            let (piece, within) = (row / self.together, row % self.together);
+            let (outer, inner) = (piece / (first * second), piece % (first * second));
+            let place = outer * first * second + inner % first * second + inner / first;
             let (now, later) = rest.split_at_mut(self.width);
-            self.run(outer * first * second + inner % first * second + inner / first, now)?;
+            self.run(place * self.together + within, now)?;
             rest = later;
         }
         Ok(())
