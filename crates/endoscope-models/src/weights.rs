@@ -322,7 +322,11 @@ impl WeightFiles {
         let (file, count) = (&self.open[entry.file], shape.iter().product());
         let halves = numbers::read_halves(file, entry.bytes.start, count).map_err(|error| unreadable(name, error))?;
         if let Some(at) = halves.iter().position(|half| half & infinite == infinite) {
-            return Err(format!("`{name}` holds what is no number at flat index {at}; weights must be finite"));
+            let number = match entry.dtype {
+                Dtype::F16 => f16::from_bits(halves[at]).to_f32(),
+                _ => bf16::from_bits(halves[at]).to_f32(),
+            };
+            check_finite(name, &[number], at)?;
         }
         let tensor = match entry.dtype {
             Dtype::F16 => Tensor::from_vec(halves.reinterpret_into::<f16>(), shape, &Device::Cpu),

@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use endoscope_models::{Caching, Compute, Model, Precision, Sampling, Settings, generate};
+use endoscope_models::{Caching, Compute, Matrix, Model, Precision, Sampling, Settings, generate};
 use endoscope_net::{Inputs, Network, Plan};
 
 const MODELS: [&str; 4] = ["gpt2-odd", "gpt2-switches", "llama-grouped", "llama-sharded"];
@@ -73,6 +73,25 @@ fn rounded_activations_keep_the_promises_of_exact_ones() {
             let mine = together.outputs.narrow(0, number, 1).unwrap().narrow(1, 0, row.len()).unwrap();
             assert_eq!(bits(&mine), bits(&alone), "{}", path.display());
         }
+    }
+}
+
+#[test]
+fn matrices_as_stored_give_the_bits_of_f32() {
+    let gguf = |name: &str| goldens().join("gguf").join(name);
+    let cases = [
+        (goldens().join("llama-bf16"), Precision::Bf16),
+        (goldens().join("qwen2-bf16"), Precision::Bf16),
+        (goldens().join("llama-f16"), Precision::F16),
+        (goldens().join("gpt2-odd"), Precision::F32),
+        (gguf("gpt2.gguf"), Precision::F32),
+    ];
+    for (path, precision) in cases {
+        let stored = Model::open(&path).unwrap();
+        let Matrix::Packed(matrix) = &stored.decoder.weights.layers[0].attention.q.matrix else { panic!("a tensor") };
+        assert_eq!(matrix.precision(), precision, "{}", path.display());
+        let bits = |model: &Model| logits(model).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(&stored), bits(&Model::open_as(&path, Precision::F32).unwrap()), "{}", path.display());
     }
 }
 
