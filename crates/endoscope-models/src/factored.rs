@@ -4,8 +4,8 @@
 //! n columns of the product, r the inner axis. All of it is computed in f64.
 
 use candle_core::{DType, Device, Tensor};
-use nalgebra::DMatrix;
-use nalgebra::linalg::{QR, SVD, Schur};
+use nalgebra::linalg::{QR, Schur, SymmetricEigen};
+use nalgebra::{DMatrix, DVector};
 
 use crate::error::{Error, Result};
 
@@ -102,24 +102,14 @@ impl Factored {
 
     /// The singular values, the largest first: `min(m, r, n)`.
     pub fn singular_values(&self) -> Result<Vec<f64>> {
-        let core = triangle(&self.left) * triangle(&self.right.transpose()).transpose();
-        let svd = svd(core, false)?;
-        Ok(descending(&svd).into_iter().map(|at| svd.singular_values[at]).collect())
+        Ok(decomposed(&(triangle(&self.left) * triangle(&self.right.transpose()).transpose()))?.values)
     }
 
     /// The singular values and vectors.
     pub fn svd(&self) -> Result<Svd> {
         let (left, right) = (QR::new(self.left.clone()), QR::new(self.right.transpose()));
-        let svd = svd(left.r() * right.r().transpose(), true)?;
-        let order = descending(&svd);
-        let lost = || Error::Factored { what: "singular vectors", reason: "the decomposition has none".into() };
-        let u = svd.u.as_ref().ok_or_else(lost)?.select_columns(&order);
-        let v = svd.v_t.as_ref().ok_or_else(lost)?.transpose().select_columns(&order);
-        Ok(Svd {
-            left: tensor(&(left.q() * u))?,
-            values: order.iter().map(|&at| svd.singular_values[at]).collect(),
-            right: tensor(&(right.q() * v))?,
-        })
+        let Core { left: u, values, right: v } = decomposed(&(left.r() * right.r().transpose()))?;
+        Ok(Svd { left: tensor(&(left.q() * u))?, values, right: tensor(&(right.q() * v))? })
     }
 
     /// The eigenvalues of a square product, the largest magnitude first: `min(m, r)`, and all others are zero.
@@ -135,7 +125,10 @@ impl Factored {
         if small.is_empty() {
             return Ok(Vec::new());
         }
-        let schur = Schur::try_new(small, f64::EPSILON, turns).ok_or_else(|| no_end("eigenvalues"))?;
+        // The iteration stands still on some orthogonal matrices, cyclic shifts among them; it does not on their reflections.
+        let schur = Schur::try_new(small.clone(), f64::EPSILON, turns)
+            .or_else(|| Schur::try_new(reflected(&small), f64::EPSILON, turns))
+            .ok_or_else(|| no_end("eigenvalues"))?;
         let mut values: Vec<Eigenvalue> = schur
             .complex_eigenvalues()
             .iter()
@@ -177,18 +170,65 @@ fn triangle(x: &DMatrix<f64>) -> DMatrix<f64> {
     QR::new(x.clone()).unpack_r()
 }
 
-type Decomposed = SVD<f64, nalgebra::Dyn, nalgebra::Dyn>;
-
-fn svd(core: DMatrix<f64>, vectors: bool) -> Result<Decomposed> {
-    let turns = TURNS * core.nrows().max(core.ncols()).max(1);
-    SVD::try_new_unordered(core, vectors, vectors, f64::EPSILON, turns).ok_or_else(|| no_end("singular values"))
+/// The decomposition of a small matrix `U diag(values) V^T`.
+struct Core {
+    left: DMatrix<f64>,
+    values: Vec<f64>,
+    right: DMatrix<f64>,
 }
 
-/// The order of singular values, the largest first.
-fn descending(svd: &Decomposed) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..svd.singular_values.len()).collect();
-    order.sort_by(|&a, &b| svd.singular_values[b].total_cmp(&svd.singular_values[a]));
-    order
+/// Below this part of the largest singular value a vector is that of a zero; numbers came as f32.
+const NEGLIGIBLE: f64 = 1e-7;
+
+/// From the eigenvectors V of `x^T x`: the columns of `x V` are orthogonal, and their lengths are the singular values. (The
+/// crate's own bidiagonal iteration is wrong on some matrices of low rank.)
+fn decomposed(x: &DMatrix<f64>) -> Result<Core> {
+    if x.nrows() < x.ncols() {
+        let Core { left, values, right } = decomposed(&x.transpose())?;
+        return Ok(Core { left: right, values, right: left });
+    }
+    let count = x.ncols();
+    if count == 0 {
+        return Ok(Core { left: DMatrix::zeros(x.nrows(), 0), values: Vec::new(), right: DMatrix::zeros(0, 0) });
+    }
+    let eigen = SymmetricEigen::try_new(x.transpose() * x, f64::EPSILON, TURNS * count);
+    let vectors = eigen.ok_or_else(|| no_end("singular values"))?.eigenvectors;
+    let columns = x * &vectors;
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|&a, &b| columns.column(b).norm().total_cmp(&columns.column(a).norm()));
+    let values: Vec<f64> = order.iter().map(|&at| columns.column(at).norm()).collect();
+    let right = vectors.select_columns(&order);
+    let mut left = DMatrix::zeros(x.nrows(), count);
+    for (at, &from) in order.iter().enumerate() {
+        let own = match values[at] > NEGLIGIBLE * values[0] {
+            true => columns.column(from) / values[at],
+            false => orthogonal(&left, at),
+        };
+        left.set_column(at, &own);
+    }
+    Ok(Core { left, values, right })
+}
+
+/// A unit vector that is orthogonal to the first `count` columns: what is left of the axis that they hold least of.
+fn orthogonal(columns: &DMatrix<f64>, count: usize) -> DVector<f64> {
+    let held = |row: usize| (0..count).map(|column| columns[(row, column)].powi(2)).sum::<f64>();
+    let axis = (0..columns.nrows()).min_by(|&a, &b| held(a).total_cmp(&held(b))).unwrap_or(0);
+    let mut rest = DVector::zeros(columns.nrows());
+    rest[axis] = 1.;
+    // Twice, since once leaves rounding errors of the size of what was taken away.
+    for column in (0..count).chain(0..count) {
+        let along = columns.column(column).dot(&rest);
+        rest -= columns.column(column) * along;
+    }
+    rest.normalize()
+}
+
+/// `H x H` with the reflection H of a vector that is like none in a model: the same eigenvalues.
+fn reflected(x: &DMatrix<f64>) -> DMatrix<f64> {
+    let size = x.nrows();
+    let vector = DVector::from_fn(size, |row, _| (1. + row as f64).sqrt().sin()).normalize();
+    let reflection = DMatrix::identity(size, size) - (&vector * vector.transpose()) * 2.;
+    &reflection * x * &reflection
 }
 
 fn no_end(what: &'static str) -> Error {
