@@ -246,6 +246,7 @@ fn section(ranges: &[Range<usize>], from: usize, count: usize) -> Vec<Range<usiz
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of ranges, of which there may be one")]
 mod tests {
     use proptest::prelude::*;
 
