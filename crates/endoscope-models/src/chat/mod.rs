@@ -1,5 +1,6 @@
 //! Chats: messages, the templates that make a prompt of them, and where each message stands in it.
 
+mod assigned;
 mod message;
 mod python;
 mod spans;

@@ -74,8 +74,14 @@ fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> 
             parts.reverse();
             Value::from_iter(parts)
         }
+        // A width is memory that no fuel pays for.
+        "format" if has_long_number(text) => return Err(invalid("a format wider than 9999")),
         _ => return pycompat::unknown_method_callback(state, value, name, arguments),
     })
+}
+
+fn has_long_number(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4)
 }
 
 /// `markupsafe.escape`.
@@ -146,7 +152,7 @@ impl JsonWriter {
             ValueKind::Bool => self.text.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.text.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::Seq => {
+            ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?;
                 self.entries('[', ']', items, depth, |writer, item| writer.value(&item, depth + 1))?;
             }

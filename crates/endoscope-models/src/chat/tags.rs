@@ -1,11 +1,17 @@
-//! `{% generation %}` … `{% endgeneration %}`: transformers' own tags, which mark what a model has said and write
-//! nothing. Minijinja has no tags of others, so here they become `{% with %}` … `{% endwith %}`: the same scope, the same
-//! control of blanks.
+//! What is rewritten in a template's source before minijinja reads it.
+//!
+//! * `{% generation %}` … `{% endgeneration %}`: transformers' own tags, which mark what a model has said and write
+//!   nothing. Minijinja has no tags of others, so they become `{% with %}` … `{% endwith %}`: the same scope, the same
+//!   control of blanks.
+//! * `{% set x = value %}` becomes `{% set x = __assigned((value)) %}`, which bounds how deep values are
+//!   ([`super::assigned`]).
 
-/// The template with its generation tags replaced. Texts, comments and raw blocks keep what they hold.
+use super::assigned::{ATTRIBUTE, VARIABLE};
+
+/// The template with its tags rewritten. Texts, comments and raw blocks keep what they hold.
 ///
 /// Ends of lines become `\n`, as in Jinja.
-pub fn replace_generation(source: &str) -> String {
+pub fn rewritten(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut written = String::with_capacity(source.len());
     let mut rest = source.as_str();
@@ -18,18 +24,26 @@ pub fn replace_generation(source: &str) -> String {
             Some(b'{') if !raw => expression(from, "}}"),
             Some(b'%') => {
                 let (lead, name) = tag(from);
+                let length = expression(from, "%}");
                 match name {
                     "raw" => raw = true,
                     "endraw" => raw = false,
-                    "generation" | "endgeneration" if !raw => {
-                        written.push_str(&from[..lead]);
-                        written.push_str(if name == "generation" { "with" } else { "endwith" });
-                        rest = &from[lead + name.len()..];
-                        continue;
-                    }
                     _ => {}
                 }
-                if raw { 2 } else { expression(from, "%}") }
+                let changed = match name {
+                    _ if raw => None,
+                    "generation" => Some(("with".to_string(), lead + name.len())),
+                    "endgeneration" => Some(("endwith".to_string(), lead + name.len())),
+                    "set" => assignment(&from[lead..length]).map(|changed| (changed, length)),
+                    _ => None,
+                };
+                if let Some((changed, length)) = changed {
+                    written.push_str(&from[..lead]);
+                    written.push_str(&changed);
+                    rest = &from[length..];
+                    continue;
+                }
+                if raw { 2 } else { length }
             }
             _ => 1,
         };
@@ -39,6 +53,62 @@ pub fn replace_generation(source: &str) -> String {
     written + rest
 }
 
+/// The rest of an assignment from its `set` on, with its value passed through a function; `None` if it is none (a block
+/// `{% set x %}`), or is no Jinja.
+fn assignment(tag: &str) -> Option<String> {
+    let (target, value) = tag.split_once('=')?;
+    let names = |c: char| c.is_alphanumeric() || c.is_whitespace() || matches!(c, '_' | '.' | ',' | '(' | ')');
+    let value = value.strip_suffix("%}")?;
+    let end = if value.ends_with(['-', '+']) { value.len() - 1 } else { value.len() };
+    let (value, control) = value.split_at(end);
+    if !target.chars().all(names) || value.starts_with('=') || value.trim().is_empty() || !is_closed(value) {
+        return None;
+    }
+    let function = if target.contains('.') { ATTRIBUTE } else { VARIABLE };
+    Some(format!("{target}= {function}(({value})) {control}%}}"))
+}
+
+/// Whether no bracket closes that the text did not open, so that none of it gets out of brackets around it.
+fn is_closed(value: &str) -> bool {
+    let mut depth = 0i64;
+    unquoted(value).all(|(_, character)| {
+        depth += opened(character);
+        depth >= 0
+    }) && depth == 0
+}
+
+/// How many brackets a character opens.
+fn opened(character: char) -> i64 {
+    match character {
+        '(' | '[' | '{' => 1,
+        ')' | ']' | '}' => -1,
+        _ => 0,
+    }
+}
+
+/// The characters that do not stand in texts, and where.
+fn unquoted(source: &str) -> impl Iterator<Item = (usize, char)> {
+    let mut quote = None;
+    let mut escaped = false;
+    source.char_indices().filter(move |&(_, character)| match quote {
+        Some(_) if escaped => {
+            escaped = false;
+            false
+        }
+        Some(open) => {
+            escaped = character == '\\';
+            if character == open {
+                quote = None;
+            }
+            false
+        }
+        None => {
+            quote = matches!(character, '"' | '\'').then_some(character);
+            quote.is_none()
+        }
+    })
+}
+
 /// Where the name of a tag begins, and the name.
 fn tag(from: &str) -> (usize, &str) {
     let inner = from[2..].trim_start_matches(['-', '+']).trim_start();
@@ -46,20 +116,14 @@ fn tag(from: &str) -> (usize, &str) {
     (from.len() - inner.len(), &inner[..end])
 }
 
-/// The length of an expression or tag that ends with `close`, which may also stand in its texts.
+/// The length of an expression or tag that ends with `close`, which may also stand in its texts and brackets.
 fn expression(from: &str, close: &str) -> usize {
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, character) in from.char_indices() {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(_) if character == '\\' => escaped = true,
-            Some(open) if character == open => quote = None,
-            Some(_) => {}
-            None if matches!(character, '"' | '\'') => quote = Some(character),
-            None if from[at..].starts_with(close) => return at + close.len(),
-            None => {}
+    let mut depth = 0;
+    for (at, character) in unquoted(&from[2..]) {
+        if depth <= 0 && from[2 + at..].starts_with(close) {
+            return 2 + at + close.len();
         }
+        depth += opened(character);
     }
     from.len()
 }
@@ -81,21 +145,34 @@ mod tests {
             ("{% raw %}{% generation %}{% endraw %}", "{% raw %}{% generation %}{% endraw %}"),
             ("{% raw %}{# {% endraw %}{% generation %}", "{% raw %}{# {% endraw %}{% with %}"),
             ("{% generations %}", "{% generations %}"),
-            ("{% set x = '%}{% generation %}' %}", "{% set x = '%}{% generation %}' %}"),
+            (
+                "{{ {'a': {'b': '}}{% generation %}'}} }}{% generation %}",
+                "{{ {'a': {'b': '}}{% generation %}'}} }}{% with %}",
+            ),
+            ("{% set x = '%}{% generation %}' %}", "{% set x = __assigned(( '%}{% generation %}' )) %}"),
+            ("{%- set a, b=1, 2 -%}", "{%- set a, b= __assigned((1, 2 )) -%}"),
+            ("{% set ns.x = {'a': {}} %}", "{% set ns.x = __assigned_attribute(( {'a': {}} )) %}"),
+            ("{% set x = 1)) + ((2 %}", "{% set x = 1)) + ((2 %}"),
+            ("{% set x = (1 %}", "{% set x = (1 %}"),
+            ("{% set x %}={% endset %}", "{% set x %}={% endset %}"),
+            ("{% set x | replace('=', '') %}", "{% set x | replace('=', '') %}"),
+            ("{% set x == 1 %}", "{% set x == 1 %}"),
+            ("{% set x = %}", "{% set x = %}"),
+            ("{% raw %}{% set x = 1 %}{% endraw %}", "{% raw %}{% set x = 1 %}{% endraw %}"),
             ("a\r\nb\rc", "a\nb\nc"),
             ("{", "{"),
             ("{%", "{%"),
             ("{{ 'a", "{{ 'a"),
         ] {
-            assert_eq!(replace_generation(source), expected);
+            assert_eq!(rewritten(source), expected);
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn no_source_panics_and_others_stay(source in r#"([{}%#'" a-]|é|raw|generation|endraw|\\){0,40}"#) {
-            let replaced = replace_generation(&source);
-            if !source.contains("generation") {
+        fn no_source_panics_and_others_stay(source in r#"([{}%#'" a-]|é|raw|set x=|generation|endraw|\\){0,40}"#) {
+            let replaced = rewritten(&source);
+            if !source.contains("generation") && !source.contains("set") {
                 proptest::prop_assert_eq!(replaced, source);
             }
         }

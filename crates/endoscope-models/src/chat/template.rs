@@ -12,7 +12,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Value as Json;
 
 use super::message::Chat;
-use super::{python, tags};
+use super::{assigned, python, tags};
 use crate::error::{Error, Result};
 
 /// The most bytes that a template may write: far more than any context holds.
@@ -23,6 +23,13 @@ pub(super) const LONGEST: usize = 1 << 23;
 const FUEL: u64 = 1 << 20;
 const FUEL_OF_MESSAGE: u64 = 1 << 12;
 const FUEL_OF_BYTE: u64 = 4;
+
+/// The most bytes of a template's source; the longest known are a tenth of it.
+const LONGEST_SOURCE: usize = 1 << 18;
+
+/// The stack that a template is rendered on: values nest as deep as its source and its recursion, and each level is a few
+/// calls when a value is written or let go.
+const STACK: usize = 1 << 26;
 
 /// The special tokens that a template may name.
 const SPECIAL_TOKENS: &[&str] =
@@ -117,9 +124,13 @@ impl ChatTemplates {
         self.sources.keys().map(String::as_str).collect()
     }
 
-    /// The template of that name; without one, `tool_use` for a chat with tools if there is one, else `default`, else
-    /// the only one.
+    /// The template of that name, or of that file if the name ends in `.jinja`; without one, `tool_use` for a chat with
+    /// tools if there is one, else `default`, else the only one.
     pub fn choose(&self, name: Option<&str>, chat: &Chat) -> Result<ChatTemplate> {
+        if let Some(path) = name.filter(|name| name.ends_with(".jinja")).map(Path::new) {
+            let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, error))?;
+            return ChatTemplate::new(&text, self.special_tokens.clone(), path);
+        }
         let chosen = match name {
             Some(name) => self.sources.get(name),
             None => (chat.tools.is_some().then(|| self.sources.get("tool_use")).flatten())
@@ -131,8 +142,8 @@ impl ChatTemplates {
             name: name.map(str::to_string),
             advice: match self.sources.is_empty() {
                 true => {
-                    "give the prompt as a text, written as the model expects it, or put the template that the model \
-                         was trained with beside its tokenizer as chat_template.jinja"
+                    "give the one that it was trained with (--chat-template FILE.jinja), or the prompt as a text that \
+                         is written as the model expects it"
                         .into()
                 }
                 false => format!("there are: {} (--chat-template NAME)", self.names().join(", ")),
@@ -150,13 +161,18 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?;
         environment.set_syntax(syntax);
         python::install(&mut environment);
+        assigned::install(&mut environment);
         environment.add_function(
             "raise_exception",
             |message: String| -> std::result::Result<Value, minijinja::Error> {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
             },
         );
-        environment.add_template_owned("chat", tags::replace_generation(source)).map_err(fail)?;
+        if source.len() > LONGEST_SOURCE {
+            let reason = format!("it is {} bytes long; templates are read up to {LONGEST_SOURCE}", source.len());
+            return Err(Error::ChatTemplate { path: path.to_path_buf(), reason });
+        }
+        environment.add_template_owned("chat", tags::rewritten(source)).map_err(fail)?;
         Ok(Self { environment, special_tokens, path: path.to_path_buf() })
     }
 
@@ -173,6 +189,15 @@ impl ChatTemplate {
         clock: Clock,
         fuel: &mut u64,
     ) -> Result<String> {
+        std::thread::scope(|scope| {
+            let render = || self.render_here(chat, prompt, clock, fuel);
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render);
+            let rendered = thread.map_err(|error| self.fail(format!("no thread to render it on: {error}")))?.join();
+            rendered.unwrap_or_else(|_| Err(self.fail("the renderer gave up".into())))
+        })
+    }
+
+    fn render_here(&self, chat: &Chat, prompt: GenerationPrompt, clock: Clock, fuel: &mut u64) -> Result<String> {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(*fuel));
         let mut written = Bounded(Vec::new());

@@ -1,6 +1,6 @@
 """Makes the golden files of chat templates. See README.md.
 
-Usage: python tools/chat/make.py
+Usage: python tools/chat/chat_templates.py
 Needs: pip install "transformers==5.24.0" "jinja2==3.1.6"
 """
 
@@ -151,9 +151,10 @@ CHATS: dict[str, dict[str, Any]] = {
 }
 
 
-def case(name: str, template: str, chat: dict[str, Any], prompt: bool) -> Any:
-    """One rendering: the text, or that there is none."""
-    found: dict[str, Any] = {"name": name, "chat": chat, "generation_prompt": prompt}
+def case(name: str, template: str, prompt: bool) -> Any:
+    """One rendering: the text, or why there is none."""
+    chat = CHATS[name]
+    found: dict[str, Any] = {"chat": name, "generation_prompt": prompt}
     arguments = {**SPECIAL, **chat.get("chat_template_kwargs", {})}
     try:
         rendered, _ = chat_template_utils.render_jinja_template(
@@ -169,19 +170,30 @@ def case(name: str, template: str, chat: dict[str, Any], prompt: bool) -> Any:
     return {**found, "text": rendered[0]}
 
 
+def write(path: Path, golden: dict[str, Any]) -> None:
+    """Writes an object with a line for each entry, and for each entry of lists."""
+    lines = []
+    for key, value in golden.items():
+        if isinstance(value, list):
+            items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
+            text = f"[\n  {items}\n ]"
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+        lines.append(f" {json.dumps(key)}: {text}")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
 def main() -> None:
     chat_template_utils.datetime = FixedClock
     GOLDENS.mkdir(parents=True, exist_ok=True)
+    write(GOLDENS / "chats.json", CHATS)
     for path in sorted((HERE / "templates").glob("*.jinja")):
         template = path.read_text(encoding="utf-8").removesuffix("\n")
         cases = [
-            case(name, template, chat, prompt)
-            for name, chat in CHATS.items()
-            for prompt in (True, False)
+            case(name, template, prompt) for name in CHATS for prompt in (True, False)
         ]
         golden = {"template": template, "special_tokens": SPECIAL, "cases": cases}
-        text = json.dumps(golden, ensure_ascii=False, indent=1)
-        (GOLDENS / f"{path.stem}.json").write_text(text + "\n", encoding="utf-8")
+        write(GOLDENS / f"{path.stem}.json", golden)
         refused = sum("refused" in case for case in cases)
         print(f"{path.stem}: {len(cases)} cases, {refused} refused")
 
