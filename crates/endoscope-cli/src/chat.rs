@@ -12,10 +12,11 @@ use serde_json::Value;
 #[derive(Debug, Clone, Args)]
 pub struct ChatArguments {
     /// What the system message before --user says.
-    #[arg(long, value_name = "TEXT", requires = "user", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
-    /// The chat template to take, of a model that has several [default: `tool_use` for a chat with tools, or `default`].
-    #[arg(long, value_name = "NAME")]
+    /// The chat template: of a model that has several, the name of one [default: `tool_use` for a chat with tools, or
+    /// `default`]; or a file.
+    #[arg(long, value_name = "NAME|FILE.jinja")]
     chat_template: Option<String>,
     /// End after the last message, instead of opening the assistant's turn.
     #[arg(long)]
@@ -23,13 +24,22 @@ pub struct ChatArguments {
 }
 
 impl ChatArguments {
-    /// Whether anything was said that only a chat has.
-    pub fn are_given(&self) -> bool {
-        self.chat_template.is_some() || self.no_generation_prompt
+    /// Refuses what was said of a chat where there is none.
+    pub fn refuse(&self) -> Result<()> {
+        if self.system.is_some() || self.chat_template.is_some() || self.no_generation_prompt {
+            bail!(
+                "--system, --chat-template and --no-generation-prompt say how a chat is written; there is none \
+                 (--chat, --user)"
+            );
+        }
+        Ok(())
     }
 
     /// The chat of a file; `-` is standard input.
     pub fn read(&self, path: &Path) -> Result<Chat> {
+        if self.system.is_some() {
+            bail!("--system goes with --user; the chat of a file has its own system message");
+        }
         let text = match path == Path::new("-") {
             true => std::io::read_to_string(std::io::stdin()).context("cannot read the chat from standard input")?,
             false => {

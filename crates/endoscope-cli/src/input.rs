@@ -103,9 +103,7 @@ pub fn prompt(
         let encoded = chat.encode(model, &said)?;
         return Ok(Prompt { chat: Some(encoded.clone()), ..Prompt::new(model, encoded.ids) });
     }
-    if chat.are_given() {
-        bail!("--chat-template and --no-generation-prompt say how a chat is written; there is none (--chat, --user)");
-    }
+    chat.refuse()?;
     match words {
         Words { text: Some(written), .. } => text(model, written, bos, output),
         Words { tokens: Some(tokens), .. } => Ok(Prompt::new(model, token_ids(tokens)?)),
@@ -146,9 +144,7 @@ pub fn rows(
     output: &Output,
 ) -> Result<Vec<Vec<u32>>> {
     let path = path.context("there are no prompts to run")?;
-    if chat.are_given() {
-        bail!("--chat-template and --no-generation-prompt say how a chat is written; prompts of a file are texts");
-    }
+    chat.refuse()?;
     let encoder = ModelEncoder::new(model, bos.bos());
     let row = |(number, pair): (usize, &WrittenPair)| match &pair.clean {
         Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
