@@ -219,7 +219,8 @@ fn what_does_not_fit_is_caught_at_loading() {
 #[test]
 fn wrong_weights_are_caught_by_the_reference() {
     use Caught::ByReference;
-    let opt = |what, change: Box<dyn FnOnce(&mut Weights, &mut Value)>| caught("opt-odd", what, ByReference, change);
+    type Mutation = Box<dyn FnOnce(&mut Weights, &mut Value)>;
+    let opt = |what, change: Mutation| caught("opt-odd", what, ByReference, change);
     let (q, k) = ("model.decoder.layers.0.self_attn.q_proj.weight", "model.decoder.layers.0.self_attn.k_proj.weight");
     opt("q and k swapped", Box::new(swap(q, k)));
     opt("a square matrix transposed", Box::new(transpose("model.decoder.layers.1.self_attn.out_proj.weight")));
