@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{Encode, WrittenPair, parse_prompts};
 use endoscope_models::hub::Reference;
+use endoscope_models::process::{self, Process};
 use endoscope_models::{Bos, Depth, Model, Precision};
 use endoscope_net::Plan;
 use endoscope_report::HashedFile;
@@ -129,16 +130,24 @@ pub struct ModelArgument {
     pub model: PathBuf,
     #[command(flatten)]
     weights: WeightsArgument,
+    /// Change the weights so that they are easier to read and compute the same: fold-ln, center-writing, center-unembed,
+    /// fold-value-biases [default: none].
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',')]
+    process: Vec<Process>,
 }
 
 impl ModelArgument {
     pub fn open(&self) -> Result<Model> {
-        open(&self.model, Depth::Numbers(self.weights.precision()))
+        let mut model = open(&self.model, Depth::Numbers(self.weights.precision()))?;
+        process::apply(&mut model.decoder, &self.process)?;
+        Ok(model)
     }
 
     /// Opens it without its numbers.
     pub fn open_headers(&self) -> Result<Model> {
-        open(&self.model, Depth::Headers)
+        let model = open(&self.model, Depth::Headers)?;
+        process::check(model.spec(), &self.process)?;
+        Ok(model)
     }
 }
 

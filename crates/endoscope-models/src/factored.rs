@@ -5,12 +5,16 @@
 
 use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
-use nalgebra::linalg::{QR, SVD, Schur};
+use nalgebra::linalg::{QR, Schur};
 
 use crate::error::{Error, Result};
+use crate::singular::{self, Decomposed};
 
 /// How often an iteration may turn for each row of its matrix; LAPACK allows 30.
 const TURNS: usize = 100;
+
+/// How far the sums of eigenvalues may be from the traces, relative to the matrix's norm.
+const CHECKED: f64 = 1e-9;
 
 /// `A B`.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,22 +107,17 @@ impl Factored {
     /// The singular values, the largest first: `min(m, r, n)`.
     pub fn singular_values(&self) -> Result<Vec<f64>> {
         let core = triangle(&self.left) * triangle(&self.right.transpose()).transpose();
-        let svd = svd(core, false)?;
-        Ok(descending(&svd).into_iter().map(|at| svd.singular_values[at]).collect())
+        Ok(decompose(&core)?.values)
     }
 
     /// The singular values and vectors.
     pub fn svd(&self) -> Result<Svd> {
         let (left, right) = (QR::new(self.left.clone()), QR::new(self.right.transpose()));
-        let svd = svd(left.r() * right.r().transpose(), true)?;
-        let order = descending(&svd);
-        let lost = || Error::Factored { what: "singular vectors", reason: "the decomposition has none".into() };
-        let u = svd.u.as_ref().ok_or_else(lost)?.select_columns(&order);
-        let v = svd.v_t.as_ref().ok_or_else(lost)?.transpose().select_columns(&order);
+        let core = decompose(&(left.r() * right.r().transpose()))?;
         Ok(Svd {
-            left: tensor(&(left.q() * u))?,
-            values: order.iter().map(|&at| svd.singular_values[at]).collect(),
-            right: tensor(&(right.q() * v))?,
+            left: tensor(&(left.q() * core.left))?,
+            values: core.values,
+            right: tensor(&(right.q() * core.right))?,
         })
     }
 
@@ -131,16 +130,10 @@ impl Factored {
             true => &self.right * &self.left,
             false => &self.left * &self.right,
         };
-        let turns = TURNS * small.nrows().max(1);
-        if small.is_empty() {
-            return Ok(Vec::new());
-        }
-        let schur = Schur::try_new(small, f64::EPSILON, turns).ok_or_else(|| no_end("eigenvalues"))?;
-        let mut values: Vec<Eigenvalue> = schur
-            .complex_eigenvalues()
-            .iter()
-            .map(|value| Eigenvalue { real: value.re, imaginary: value.im })
-            .collect();
+        // An iteration can stand still, as on a cyclic shift; on the same matrix plus a multiple of one it does not.
+        let shifts = [0., 0.1 * small.norm()];
+        let found = shifts.iter().find_map(|&shift| eigenvalues_of(&small, shift));
+        let mut values = found.ok_or_else(|| no_end("eigenvalues"))?;
         values.sort_by(|a, b| {
             let other = b.magnitude().total_cmp(&a.magnitude());
             other.then(b.real.total_cmp(&a.real)).then(b.imaginary.total_cmp(&a.imaginary))
@@ -177,18 +170,27 @@ fn triangle(x: &DMatrix<f64>) -> DMatrix<f64> {
     QR::new(x.clone()).unpack_r()
 }
 
-type Decomposed = SVD<f64, nalgebra::Dyn, nalgebra::Dyn>;
-
-fn svd(core: DMatrix<f64>, vectors: bool) -> Result<Decomposed> {
-    let turns = TURNS * core.nrows().max(core.ncols()).max(1);
-    SVD::try_new_unordered(core, vectors, vectors, f64::EPSILON, turns).ok_or_else(|| no_end("singular values"))
+fn decompose(core: &DMatrix<f64>) -> Result<Decomposed> {
+    singular::decompose(core).ok_or_else(|| no_end("singular values"))
 }
 
-/// The order of singular values, the largest first.
-fn descending(svd: &Decomposed) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..svd.singular_values.len()).collect();
-    order.sort_by(|&a, &b| svd.singular_values[b].total_cmp(&svd.singular_values[a]));
-    order
+/// The eigenvalues of `x`, had from `x + shift`; nothing if there is no end, or if they are not those of `x`.
+fn eigenvalues_of(x: &DMatrix<f64>, shift: f64) -> Option<Vec<Eigenvalue>> {
+    if x.is_empty() {
+        return Some(Vec::new());
+    }
+    let shifted = x + DMatrix::identity(x.nrows(), x.ncols()) * shift;
+    let schur = Schur::try_new(shifted, f64::EPSILON, TURNS * x.nrows())?;
+    let values = schur.complex_eigenvalues();
+    let values = values.iter().map(|value| Eigenvalue { real: value.re - shift, imaginary: value.im });
+    let values: Vec<Eigenvalue> = values.collect();
+    // The sums of them and of their squares are the traces of x and of its square.
+    let sum: f64 = values.iter().map(|value| value.real).sum();
+    let squares: f64 = values.iter().map(|value| (value.real - value.imaginary) * (value.real + value.imaginary)).sum();
+    let norm = x.norm();
+    let right = (sum - x.trace()).abs() <= CHECKED * norm * x.nrows() as f64
+        && (squares - x.dot(&x.transpose())).abs() <= CHECKED * norm * norm;
+    right.then_some(values)
 }
 
 fn no_end(what: &'static str) -> Error {
@@ -311,6 +313,17 @@ mod tests {
         let none = Factored::new(&zero, &zero).unwrap();
         assert!(none.eigenvalues().unwrap().iter().all(|value| value.magnitude() == 0.));
         assert!(none.singular_values().unwrap().iter().all(|&value| value == 0.));
+    }
+
+    #[test]
+    fn nearly_singular_cores_have_their_values() {
+        // nalgebra 0.35 gives 3.43 for this one.
+        let left = tensor_of(&[&[1.1425391, -1.7625669, 1.3579298], &[0., -0.21380727, -1.1938941]]);
+        let right = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
+        let values = Factored::new(&left, &right).unwrap().singular_values().unwrap();
+        // The product has four equal columns: the sums of the rows.
+        let expected = 2. * f64::hypot(1.1425391 - 1.7625669 + 1.3579298, -0.21380727 - 1.1938941);
+        assert!(close(values[0], expected) && values[1] < 1e-12, "{values:?} {expected}");
     }
 
     #[test]

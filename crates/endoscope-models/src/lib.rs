@@ -38,6 +38,7 @@ pub mod process;
 pub mod rotary;
 mod sampling;
 mod save;
+mod singular;
 mod sites;
 mod spec;
 mod text_stream;
