@@ -14,7 +14,7 @@ MLP_VIEWS = ("W_in", "b_in", "W_out", "b_out")
 @torch.no_grad()
 def circuits(hooked: HookedTransformer) -> dict[str, Any]:
     """Singular values, eigenvalues and composition scores of every head, in float64."""
-    hooked = hooked.to(torch.float64)  # type: ignore[arg-type]
+    hooked = hooked.to(torch.float64)
     eigenvalues = hooked.OV.eigenvalues
     return {
         "qk_singular_values": rounded(hooked.QK.S),
@@ -49,7 +49,9 @@ def processed(
 def norms(hooked: HookedTransformer) -> dict[str, Any]:
     """The Frobenius norms of each layer's weights, and of the others."""
     found: dict[str, Any] = {
-        name: rounded(layer_norms([getattr(block.attn, name) for block in hooked.blocks]))
+        name: rounded(
+            layer_norms([getattr(block.attn, name) for block in hooked.blocks])
+        )
         for name in VIEWS
     }
     for name in MLP_VIEWS:
