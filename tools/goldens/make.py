@@ -5,6 +5,7 @@ Usage: bench/.venv/bin/python tools/goldens/make.py [PART ...]
 
 import argparse
 import json
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from zlib import crc32
 
 import metrics
 import torch
+import weight_circuits
 from older import older_config
 from places import CAUSAL, MODELS, ROOT, STORIES
 from recipes import LENGTH, Recipe
@@ -26,6 +28,7 @@ from transformer_lens_side import (
     HEAT_MAPS,
     TOLERANCE,
     heat_map,
+    hooked_gpt2,
     hooked_llama,
     largest_differences,
     logit_difference,
@@ -270,6 +273,23 @@ def make_metrics() -> None:
     write_json(CAUSAL / "metrics.json", {"source": source(), "cases": metrics.cases()})
 
 
+def make_weights() -> None:
+    """Heads in the weights, and the weights after processing, by TransformerLens."""
+    tokens = torch.tensor([GRADIENT_TOKENS])
+    models: dict[str, Any] = {}
+    for name, folder, open_hooked in (
+        ("gpt2-odd", MODELS / "gpt2-odd", hooked_gpt2),
+        ("llama-grouped", MODELS / "llama-grouped", hooked_llama),
+        ("stories260k", STORIES, hooked_llama),
+    ):
+        opened = partial(open_hooked, load(folder))
+        models[name] = {
+            **weight_circuits.circuits(opened()),
+            "processed": weight_circuits.processed(opened, tokens),
+        }
+    write_json(MODELS / "weights.json", {"source": source(), "models": models})
+
+
 PARTS = {
     "models": make_models,
     "families": make_families,
@@ -278,6 +298,7 @@ PARTS = {
     "generation": make_generation,
     "patching": make_patching,
     "metrics": make_metrics,
+    "weights": make_weights,
 }
 
 

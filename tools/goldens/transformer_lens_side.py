@@ -7,6 +7,7 @@ import torch
 from sites import Sites
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig, patching
+from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformers import PreTrainedModel
 
@@ -23,8 +24,16 @@ HEAT_MAPS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def hooked_llama(model: PreTrainedModel) -> HookedTransformer:
-    """The model as a HookedTransformer with its weights as they are: no folding."""
+AS_THEY_ARE = {
+    "fold_ln": False,
+    "center_writing_weights": False,
+    "center_unembed": False,
+    "fold_value_biases": False,
+}
+
+
+def hooked_llama(model: PreTrainedModel, **processing: bool) -> HookedTransformer:
+    """The model as a HookedTransformer, its weights as they are unless asked."""
     config = model.config
     hooked_config = HookedTransformerConfig(
         n_layers=config.num_hidden_layers,
@@ -47,13 +56,32 @@ def hooked_llama(model: PreTrainedModel) -> HookedTransformer:
     )
     hooked = HookedTransformer(hooked_config)
     hooked.load_and_process_state_dict(
-        convert_llama_weights(model, hooked_config),
-        fold_ln=False,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
+        convert_llama_weights(model, hooked_config), **AS_THEY_ARE | processing
     )
     hooked.set_use_attn_result(True)
+    return hooked.eval()
+
+
+def hooked_gpt2(model: PreTrainedModel, **processing: bool) -> HookedTransformer:
+    """The same for GPT-2."""
+    config = model.config
+    hooked_config = HookedTransformerConfig(
+        n_layers=config.n_layer,
+        d_model=config.n_embd,
+        n_heads=config.n_head,
+        d_head=config.n_embd // config.n_head,
+        d_mlp=config.n_inner,
+        d_vocab=config.vocab_size,
+        n_ctx=config.n_positions,
+        act_fn=config.activation_function,
+        eps=config.layer_norm_epsilon,
+        normalization_type="LN",
+        device="cpu",
+    )
+    hooked = HookedTransformer(hooked_config)
+    hooked.load_and_process_state_dict(
+        convert_gpt2_weights(model, hooked_config), **AS_THEY_ARE | processing
+    )
     return hooked.eval()
 
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{Encode, Written, WrittenPair, parse_prompts};
 use endoscope_models::hub::Reference;
+use endoscope_models::process::{self, Process};
 use endoscope_models::{Bos, Compute, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
 use endoscope_net::{Padding, Plan};
 use endoscope_report::HashedFile;
@@ -223,6 +224,10 @@ pub struct ModelArgument {
     pub model: PathBuf,
     #[command(flatten)]
     weights: WeightsArgument,
+    /// Change the weights so that they are easier to read and compute the same: fold-ln, center-writing, center-unembed,
+    /// fold-value-biases [default: none].
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',')]
+    process: Vec<Process>,
     /// What numbers activations are: f32, or bf16 (each operation's output is rounded, as where a model runs in bf16).
     #[arg(long, value_enum, default_value = "f32")]
     compute: ComputeArgument,
@@ -241,6 +246,7 @@ impl ModelArgument {
             ComputeArgument::F32 => Compute::F32,
             ComputeArgument::Bf16 => Compute::Bf16,
         };
+        process::apply(&mut model.decoder, &self.process)?;
         Ok(model)
     }
 
@@ -256,12 +262,16 @@ impl ModelArgument {
 
     /// Whether its numbers are those of the file, computed in f32.
     pub fn is_exact(&self) -> bool {
-        matches!(self.weights.weights, Weights::Stored | Weights::F32) && self.compute == ComputeArgument::F32
+        matches!(self.weights.weights, Weights::Stored | Weights::F32)
+            && self.compute == ComputeArgument::F32
+            && self.process.is_empty()
     }
 
     /// Opens it without its numbers.
     pub fn open_headers(&self) -> Result<Model> {
-        open(&self.model, Depth::Headers)
+        let model = open(&self.model, Depth::Headers)?;
+        process::check(model.spec(), &self.process)?;
+        Ok(model)
     }
 }
 

@@ -29,6 +29,11 @@ pub fn provenance(started: &Started, model: &Model, others: &[(&str, &Path)]) ->
     if let Some(revision) = &model.revision {
         provenance.revisions.insert(revision.repository.clone(), revision.commit.clone());
     }
+    let processed = &model.decoder.processed;
+    if !processed.is_empty() {
+        let names: Vec<&str> = processed.iter().map(|process| process.name()).collect();
+        provenance.notes.push(format!("weights processed after reading: {}", names.join(", ")));
+    }
     // The versions that Cargo.lock pins; a test keeps them true.
     provenance.libraries.insert("candle-core".into(), CANDLE.into());
     provenance.libraries.insert("tokenizers".into(), TOKENIZERS.into());

@@ -105,3 +105,68 @@ fn a_path_that_is_no_text_works_with_every_verb() {
     document(verb("patch").args(["--site", "resid_pre", "--prompts"]).arg(&prompts).arg("--out").arg(out(b"p\xff")));
     assert!(out(b"c\xff").is_file() && out(b"p\xff").join("report.html").is_file());
 }
+
+#[test]
+fn weights_are_shown_by_transformer_lens_names() {
+    insta::assert_snapshot!(text(endoscope().args(["inspect", "llama-grouped", "--views"])), @"");
+    let found = document(endoscope().args(["inspect", "qwen3_moe-sparse_step", "--views", "--json"]));
+    let views = found["views"].as_array().unwrap();
+    let routers: Vec<_> = views.iter().filter(|view| view["name"] == "W_router").collect();
+    assert!(!routers.is_empty() && routers.len() < found["spec"]["layers"].as_u64().unwrap() as usize);
+    assert!(routers.iter().all(|view| view["norm"].as_f64().unwrap() > 0.));
+    assert!(found["sites"].is_array());
+}
+
+#[test]
+fn heads_and_composition_are_tables() {
+    insta::assert_snapshot!(text(endoscope().args(["inspect", "llama-grouped", "--heads", "--composition", "k"])), @"");
+    let found = document(endoscope().args(["inspect", "gpt2-odd", "--heads", "--composition", "q", "--json"]));
+    assert_eq!(found["heads"].as_array().unwrap().len(), 15);
+    assert_eq!(found["heads"][7]["qk"]["singular_values"].as_array().unwrap().len(), 4);
+    assert_eq!((&found["heads"][7]["layer"], &found["heads"][7]["head"]), (&json!(1), &json!(2)));
+    let scores = &found["composition"]["scores"];
+    assert_eq!(found["composition"]["heads"][14], "2.4");
+    assert!(scores[0][14].as_f64().unwrap() > 0.);
+    assert_eq!(scores[14][0], 0.);
+}
+
+#[test]
+fn weights_are_processed_by_name_and_it_is_recorded() {
+    let all = "fold-value-biases,fold-ln,center-writing,center-unembed";
+    let found = document(endoscope().args(["inspect", "gpt2-odd", "--views", "--process", all, "--json"]));
+    assert_eq!(found["processed"], json!(["fold-ln", "center-writing", "center-unembed", "fold-value-biases"]));
+    let bias = found["views"].as_array().unwrap().iter().find(|view| view["name"] == "b_V").unwrap();
+    assert_eq!(bias["norm"], 0.);
+    assert_eq!(found["spec"]["tied"], false);
+    // Greedy continuations do not see it.
+    let generated = |process: &[&str]| {
+        let mut command = endoscope();
+        command.args(["generate", "gpt2-odd", "--tokens", "9,26,29", "--max-tokens", "12", "--json"]).args(process);
+        document(&mut command)
+    };
+    assert_eq!(generated(&["--process", all])["tokens"], generated(&[])["tokens"]);
+    // A run directory says so.
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = folder.path().join("prompts.json");
+    std::fs::write(&prompts, r#"[{"clean":[1,2],"corrupt":[1,3],"answers":[4],"wrong_answers":[5]}]"#).unwrap();
+    let out = folder.path().join("run");
+    let mut patch = endoscope();
+    patch.args(["patch", "gpt2-odd", "--site", "resid_pre", "--process", "fold-ln", "--json", "--prompts"]);
+    document(patch.arg(&prompts).arg("--out").arg(&out));
+    let provenance: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("provenance.json")).unwrap()).unwrap();
+    assert_eq!(provenance["notes"], json!(["weights processed after reading: fold-ln"]));
+}
+
+#[test]
+fn processing_that_is_not_neutral_is_refused_before_numbers_are_read() {
+    let refused = |arguments: &[&str]| {
+        let output = endoscope().arg("inspect").args(arguments).output().unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = refused(&["llama-grouped", "--process", "center-writing"]);
+    assert!(error.contains("center-writing would change what this model computes: its norm is RMSNorm"), "{error}");
+    let error = refused(&["llama-grouped", "--process", "fold"]);
+    assert!(error.contains("`fold` is no weight processing; there are fold-ln, center-writing"), "{error}");
+}

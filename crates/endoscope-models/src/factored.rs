@@ -4,13 +4,17 @@
 //! n columns of the product, r the inner axis. All of it is computed in f64.
 
 use candle_core::{DType, Device, Tensor};
-use nalgebra::linalg::{QR, Schur, SymmetricEigen};
-use nalgebra::{DMatrix, DVector};
+use nalgebra::DMatrix;
+use nalgebra::linalg::{QR, Schur};
 
 use crate::error::{Error, Result};
+use crate::singular::{self, Decomposed};
 
 /// How often an iteration may turn for each row of its matrix; LAPACK allows 30.
 const TURNS: usize = 100;
+
+/// How far the sums of eigenvalues may be from the traces, relative to the matrix's norm.
+const CHECKED: f64 = 1e-9;
 
 /// `A B`.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,14 +106,19 @@ impl Factored {
 
     /// The singular values, the largest first: `min(m, r, n)`.
     pub fn singular_values(&self) -> Result<Vec<f64>> {
-        Ok(decomposed(&(triangle(&self.left) * triangle(&self.right.transpose()).transpose()))?.values)
+        let core = triangle(&self.left) * triangle(&self.right.transpose()).transpose();
+        Ok(decompose(&core)?.values)
     }
 
     /// The singular values and vectors.
     pub fn svd(&self) -> Result<Svd> {
         let (left, right) = (QR::new(self.left.clone()), QR::new(self.right.transpose()));
-        let Core { left: u, values, right: v } = decomposed(&(left.r() * right.r().transpose()))?;
-        Ok(Svd { left: tensor(&(left.q() * u))?, values, right: tensor(&(right.q() * v))? })
+        let core = decompose(&(left.r() * right.r().transpose()))?;
+        Ok(Svd {
+            left: tensor(&(left.q() * core.left))?,
+            values: core.values,
+            right: tensor(&(right.q() * core.right))?,
+        })
     }
 
     /// The eigenvalues of a square product, the largest magnitude first: `min(m, r)`, and all others are zero.
@@ -121,19 +130,10 @@ impl Factored {
             true => &self.right * &self.left,
             false => &self.left * &self.right,
         };
-        let turns = TURNS * small.nrows().max(1);
-        if small.is_empty() {
-            return Ok(Vec::new());
-        }
-        // The iteration stands still on some orthogonal matrices, cyclic shifts among them; it does not on their reflections.
-        let schur = Schur::try_new(small.clone(), f64::EPSILON, turns)
-            .or_else(|| Schur::try_new(reflected(&small), f64::EPSILON, turns))
-            .ok_or_else(|| no_end("eigenvalues"))?;
-        let mut values: Vec<Eigenvalue> = schur
-            .complex_eigenvalues()
-            .iter()
-            .map(|value| Eigenvalue { real: value.re, imaginary: value.im })
-            .collect();
+        // An iteration can stand still, as on a cyclic shift; on the same matrix plus a multiple of one it does not.
+        let shifts = [0., 0.1 * small.norm()];
+        let found = shifts.iter().find_map(|&shift| eigenvalues_of(&small, shift));
+        let mut values = found.ok_or_else(|| no_end("eigenvalues"))?;
         values.sort_by(|a, b| {
             let other = b.magnitude().total_cmp(&a.magnitude());
             other.then(b.real.total_cmp(&a.real)).then(b.imaginary.total_cmp(&a.imaginary))
@@ -170,65 +170,27 @@ fn triangle(x: &DMatrix<f64>) -> DMatrix<f64> {
     QR::new(x.clone()).unpack_r()
 }
 
-/// The decomposition of a small matrix `U diag(values) V^T`.
-struct Core {
-    left: DMatrix<f64>,
-    values: Vec<f64>,
-    right: DMatrix<f64>,
+fn decompose(core: &DMatrix<f64>) -> Result<Decomposed> {
+    singular::decompose(core).ok_or_else(|| no_end("singular values"))
 }
 
-/// Below this part of the largest singular value a vector is that of a zero; numbers came as f32.
-const NEGLIGIBLE: f64 = 1e-7;
-
-/// From the eigenvectors V of `x^T x`: the columns of `x V` are orthogonal, and their lengths are the singular values. (The
-/// crate's own bidiagonal iteration is wrong on some matrices of low rank.)
-fn decomposed(x: &DMatrix<f64>) -> Result<Core> {
-    if x.nrows() < x.ncols() {
-        let Core { left, values, right } = decomposed(&x.transpose())?;
-        return Ok(Core { left: right, values, right: left });
+/// The eigenvalues of `x`, had from `x + shift`; nothing if there is no end, or if they are not those of `x`.
+fn eigenvalues_of(x: &DMatrix<f64>, shift: f64) -> Option<Vec<Eigenvalue>> {
+    if x.is_empty() {
+        return Some(Vec::new());
     }
-    let count = x.ncols();
-    if count == 0 {
-        return Ok(Core { left: DMatrix::zeros(x.nrows(), 0), values: Vec::new(), right: DMatrix::zeros(0, 0) });
-    }
-    let eigen = SymmetricEigen::try_new(x.transpose() * x, f64::EPSILON, TURNS * count);
-    let vectors = eigen.ok_or_else(|| no_end("singular values"))?.eigenvectors;
-    let columns = x * &vectors;
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by(|&a, &b| columns.column(b).norm().total_cmp(&columns.column(a).norm()));
-    let values: Vec<f64> = order.iter().map(|&at| columns.column(at).norm()).collect();
-    let right = vectors.select_columns(&order);
-    let mut left = DMatrix::zeros(x.nrows(), count);
-    for (at, &from) in order.iter().enumerate() {
-        let own = match values[at] > NEGLIGIBLE * values[0] {
-            true => columns.column(from) / values[at],
-            false => orthogonal(&left, at),
-        };
-        left.set_column(at, &own);
-    }
-    Ok(Core { left, values, right })
-}
-
-/// A unit vector that is orthogonal to the first `count` columns: what is left of the axis that they hold least of.
-fn orthogonal(columns: &DMatrix<f64>, count: usize) -> DVector<f64> {
-    let held = |row: usize| (0..count).map(|column| columns[(row, column)].powi(2)).sum::<f64>();
-    let axis = (0..columns.nrows()).min_by(|&a, &b| held(a).total_cmp(&held(b))).unwrap_or(0);
-    let mut rest = DVector::zeros(columns.nrows());
-    rest[axis] = 1.;
-    // Twice, since once leaves rounding errors of the size of what was taken away.
-    for column in (0..count).chain(0..count) {
-        let along = columns.column(column).dot(&rest);
-        rest -= columns.column(column) * along;
-    }
-    rest.normalize()
-}
-
-/// `H x H` with the reflection H of a vector that is like none in a model: the same eigenvalues.
-fn reflected(x: &DMatrix<f64>) -> DMatrix<f64> {
-    let size = x.nrows();
-    let vector = DVector::from_fn(size, |row, _| (1. + row as f64).sqrt().sin()).normalize();
-    let reflection = DMatrix::identity(size, size) - (&vector * vector.transpose()) * 2.;
-    &reflection * x * &reflection
+    let shifted = x + DMatrix::identity(x.nrows(), x.ncols()) * shift;
+    let schur = Schur::try_new(shifted, f64::EPSILON, TURNS * x.nrows())?;
+    let values = schur.complex_eigenvalues();
+    let values = values.iter().map(|value| Eigenvalue { real: value.re - shift, imaginary: value.im });
+    let values: Vec<Eigenvalue> = values.collect();
+    // The sums of them and of their squares are the traces of x and of its square.
+    let sum: f64 = values.iter().map(|value| value.real).sum();
+    let squares: f64 = values.iter().map(|value| (value.real - value.imaginary) * (value.real + value.imaginary)).sum();
+    let norm = x.norm();
+    let right = (sum - x.trace()).abs() <= CHECKED * norm * x.nrows() as f64
+        && (squares - x.dot(&x.transpose())).abs() <= CHECKED * norm * norm;
+    right.then_some(values)
 }
 
 fn no_end(what: &'static str) -> Error {
@@ -351,6 +313,17 @@ mod tests {
         let none = Factored::new(&zero, &zero).unwrap();
         assert!(none.eigenvalues().unwrap().iter().all(|value| value.magnitude() == 0.));
         assert!(none.singular_values().unwrap().iter().all(|&value| value == 0.));
+    }
+
+    #[test]
+    fn nearly_singular_cores_have_their_values() {
+        // nalgebra 0.35 gives 3.43 for this one.
+        let left = tensor_of(&[&[1.1425391, -1.7625669, 1.3579298], &[0., -0.21380727, -1.1938941]]);
+        let right = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
+        let values = Factored::new(&left, &right).unwrap().singular_values().unwrap();
+        // The product has four equal columns: the sums of the rows.
+        let expected = 2. * f64::hypot(1.1425391 - 1.7625669 + 1.3579298, -0.21380727 - 1.1938941);
+        assert!(close(values[0], expected) && values[1] < 1e-12, "{values:?} {expected}");
     }
 
     #[test]

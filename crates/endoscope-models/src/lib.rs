@@ -42,6 +42,7 @@ pub mod process;
 pub mod rotary;
 mod sampling;
 mod save;
+mod singular;
 mod sites;
 mod spec;
 mod text_stream;

@@ -1,4 +1,7 @@
-//! `endoscope inspect`: what a model is. Reads names and shapes, not numbers, so it answers at once for any size.
+//! `endoscope inspect`: what a model is. Reads names and shapes, not numbers, so it answers at once for any size; numbers
+//! only where weights are asked for.
+
+mod weights;
 
 use anyhow::Result;
 use clap::Args;
@@ -8,6 +11,7 @@ use serde_json::json;
 
 use crate::input::ModelArgument;
 use crate::output::Output;
+use weights::{Found, WeightsAsked};
 
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -16,11 +20,20 @@ pub struct Inspect {
     /// Show only the sites that this name, shorthand or glob stands for.
     #[arg(long, value_name = "PATTERN")]
     sites: Option<String>,
+    #[command(flatten)]
+    weights: WeightsAsked,
 }
 
 impl Inspect {
     pub fn run(self, output: &mut Output) -> Result<()> {
-        let model = self.model.open_headers()?;
+        let (model, found) = match self.weights.any() {
+            true => {
+                let model = self.model.open()?;
+                let found = self.weights.find(&model)?;
+                (model, Some(found))
+            }
+            false => (self.model.open_headers()?, None),
+        };
         let chosen: Vec<&Site> = match &self.sites {
             Some(pattern) => model.sites().resolve(pattern)?.into_iter().map(|id| model.sites().get(id)).collect(),
             None => model.sites().iter().collect(),
@@ -31,7 +44,7 @@ impl Inspect {
                 "prepends_bos": tokenizer.prepends_bos,
             })
         });
-        output.document(&json!({
+        let mut document = json!({
             "model": model.directory.to_string_lossy(),
             "revision": model.revision,
             "family": model.family,
@@ -43,8 +56,16 @@ impl Inspect {
             "sites": chosen.iter().map(|site| json!({
                 "name": site.name, "layer": site.layer, "role": site.role, "axes": site.axes,
             })).collect::<Vec<_>>(),
-        }))?;
-        output.text(&text(&model, &chosen, self.sites.is_some()))
+        });
+        let Some(Found { text: table, entries }) = found else {
+            output.document(&document)?;
+            return output.text(&text(&model, &chosen, self.sites.is_some()));
+        };
+        if let Some(document) = document.as_object_mut() {
+            document.extend(entries);
+        }
+        output.document(&document)?;
+        output.text(&table)
     }
 }
 

@@ -87,7 +87,9 @@ impl Verify {
     fn check_arguments(&self) -> Result<()> {
         let Some(against) = &self.against else { return Ok(()) };
         if !self.model.is_exact() {
-            bail!("the reference computes in f32 on the weights of the file; leave out --weights and --compute");
+            bail!(
+                "the reference computes in f32 on the weights of the file; leave out --weights, --compute and --process"
+            );
         }
         if !is_transformers(against) {
             if self.python.is_some() || self.keep.is_some() {

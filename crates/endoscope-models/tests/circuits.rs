@@ -1,0 +1,137 @@
+//! Heads in the weights, and processed weights, against TransformerLens (`tools/goldens/make.py weights`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod common;
+
+use candle_core::Tensor;
+use common::*;
+use endoscope_models::circuits::Composition;
+use endoscope_models::factored::Eigenvalue;
+use endoscope_models::process::{Process, apply};
+use endoscope_models::views::{WeightName, WeightView, for_each_query_head};
+use endoscope_models::{Model, Norm};
+use endoscope_net::{Inputs, Network, Plan};
+use serde_json::Value;
+
+/// Two computations in f64 of numbers that are read as f32, written with 7 digits.
+const TOLERANCE: f64 = 1e-5;
+/// Logits in f32.
+const LOGITS: f32 = 1e-4;
+
+fn close(ours: f64, theirs: f64) -> bool {
+    (ours - theirs).abs() <= TOLERANCE * (1. + theirs.abs())
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
+}
+
+fn flat(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(list) => list.iter().flat_map(flat).collect(),
+        other => vec![other.as_f64().unwrap()],
+    }
+}
+
+/// Each of the golden models with its part of the golden file.
+fn each_model(check: impl Fn(&str, Model, &Value)) {
+    let golden: Value = serde_json::from_slice(&std::fs::read(goldens().join("weights.json")).unwrap()).unwrap();
+    for (name, golden) in golden["models"].as_object().unwrap() {
+        let directory = match goldens().join(name).join("config.json").is_file() {
+            true => Some(goldens().join(name)),
+            false => shared_model(name),
+        };
+        if let Some(directory) = directory {
+            check(name, Model::open(directory).unwrap(), golden);
+        }
+    }
+}
+
+/// The same numbers in any order: pairs of one magnitude may come either way.
+fn same_set(ours: &[Eigenvalue], theirs: &Value) -> bool {
+    let mut left: Vec<Vec<f64>> = theirs.as_array().unwrap().iter().map(numbers).collect();
+    ours.len() == left.len()
+        && ours.iter().all(|value| {
+            let at = left.iter().position(|their| close(value.real, their[0]) && close(value.imaginary, their[1]));
+            at.map(|at| left.swap_remove(at)).is_some()
+        })
+}
+
+#[test]
+fn heads_have_the_singular_values_and_eigenvalues_of_transformer_lens() {
+    each_model(|name, model, golden| {
+        let heads = model.decoder.heads().unwrap();
+        for (layer, heads) in heads.iter().enumerate() {
+            for (head, found) in heads.iter().enumerate() {
+                for (key, ours, norm) in [
+                    ("qk_singular_values", &found.qk_singular_values, found.qk_norm),
+                    ("ov_singular_values", &found.ov_singular_values, found.ov_norm),
+                ] {
+                    let theirs = numbers(&golden[key][layer][head]);
+                    assert_eq!(ours.len(), theirs.len());
+                    let same = ours.iter().zip(&theirs).all(|(&ours, &theirs)| close(ours, theirs));
+                    assert!(same, "{name} {layer}.{head} {key}: {ours:?} and not {theirs:?}");
+                    assert!(close(norm, theirs.iter().map(|value| value * value).sum::<f64>().sqrt()));
+                }
+                let theirs = &golden["ov_eigenvalues"][layer][head];
+                assert!(same_set(&found.ov_eigenvalues, theirs), "{name} {layer}.{head}: {theirs}");
+                assert!(found.copying.abs() <= 1.);
+            }
+        }
+        assert_eq!(heads.len(), golden["qk_singular_values"].as_array().unwrap().len());
+    });
+}
+
+#[test]
+fn composition_scores_are_those_of_transformer_lens() {
+    each_model(|name, model, golden| {
+        for (mode, kind) in [("Q", Composition::Query), ("K", Composition::Key), ("V", Composition::Value)] {
+            let ours: Vec<f32> =
+                model.decoder.composition_scores(kind).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let theirs = flat(&golden["composition"][mode]);
+            assert_eq!(ours.len(), theirs.len());
+            let apart = ours.iter().zip(&theirs).map(|(&ours, theirs)| (f64::from(ours) - theirs).abs());
+            let apart = apart.fold(0., f64::max);
+            println!("{name} {mode}: {apart:e}");
+            assert!(apart < 1e-5, "{name} {mode}: {apart:e}");
+            assert!(theirs.iter().any(|&score| score > 0.05));
+        }
+    });
+}
+
+#[test]
+fn processed_weights_are_those_of_transformer_lens() {
+    each_model(|name, mut model, golden| {
+        let golden = &golden["processed"];
+        let neutral: Vec<Process> =
+            Process::ALL.iter().copied().filter(|process| process.problem(model.spec()).is_none()).collect();
+        assert_eq!(neutral.len() == Process::ALL.len(), model.spec().norm == Norm::LayerNorm);
+        apply(&mut model.decoder, &neutral).unwrap();
+        let tokens: Vec<u32> = numbers(&golden["tokens"]).into_iter().map(|id| id as u32).collect();
+        let length = tokens.len();
+        let run = model.decoder.run(&Inputs::tokens(vec![tokens]).unwrap(), &Plan::default()).unwrap();
+        let logits = run.outputs.squeeze(0).unwrap().get(length - 1).unwrap();
+        let theirs: Vec<f32> = numbers(&golden["logits"]).into_iter().map(|logit| logit as f32).collect();
+        let theirs = Tensor::new(theirs, logits.device()).unwrap();
+        let apart = difference(&logits, &theirs);
+        println!("{name}: logits differ by {apart:e}");
+        assert!(apart < LOGITS, "{name}: {apart:e}");
+        let norm = |weight: Tensor| -> f64 {
+            f64::from(weight.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt()
+        };
+        for (view, theirs) in golden["norms"].as_object().unwrap() {
+            let view = WeightView::parse(view).unwrap();
+            let layers = if view.in_layers() { (0..model.spec().layers).map(Some).collect() } else { vec![None] };
+            for (layer, theirs) in layers.into_iter().zip(flat(theirs)) {
+                let mut weight = model.decoder.weight(WeightName { view, layer }).unwrap();
+                // TransformerLens has keys and values once for each query head.
+                if [WeightView::Key, WeightView::KeyBias, WeightView::Value, WeightView::ValueBias].contains(&view) {
+                    weight = for_each_query_head(&weight, 0, model.spec().heads).unwrap();
+                }
+                let ours = norm(weight);
+                assert!((ours - theirs).abs() <= 1e-4 * (1. + theirs), "{name} {view} {layer:?}: {ours} not {theirs}");
+            }
+        }
+    });
+}
