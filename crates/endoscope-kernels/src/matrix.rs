@@ -10,9 +10,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::packing::{self, Precision, Values};
+use crate::packing::{self, Panels, Precision};
 use crate::storage::{is_fast, output, tensor, values, with_values};
-use crate::tile::{Bytes, Halves, PANEL, Panel, ROWS, Rows, Shared, Singles, Sums, UpperHalves, tile};
+use crate::tile::{BLOCK, Bytes, Halves, PANEL, Panel, ROWS, Rows, Shared, Singles, Sums, UpperHalves, tile};
 
 /// Rows of the inner axis that are multiplied before the next: with a dozen rows of the left side they fit a first-level cache.
 const DEPTH: usize = 384;
@@ -28,8 +28,7 @@ const ALONE: usize = 1 << 17;
 pub struct PackedMatrix {
     inner: usize,
     columns: usize,
-    precision: Precision,
-    panels: Vec<Values>,
+    panels: Panels,
 }
 
 /// What is added to a product: first a bias to every row, then a matrix of the product's shape.
@@ -47,7 +46,7 @@ impl PackedMatrix {
         precision: Precision,
         value: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
-        Self { inner, columns, precision, panels: packing::pack(inner, columns, precision, value) }
+        Self { inner, columns, panels: packing::pack(inner, columns, precision, value) }
     }
 
     /// Packs matrices whose columns are written one after the other: `read(range, into)` gives the columns `range`,
@@ -62,7 +61,7 @@ impl PackedMatrix {
     ) -> std::result::Result<Vec<Self>, E> {
         let part = |part: &Vec<Range<usize>>| {
             let panels = packing::pack_columns(inner, part, precision, &read)?;
-            Ok(Self { inner, columns: packing::length(part), precision, panels })
+            Ok(Self { inner, columns: packing::length(part), panels })
         };
         parts.iter().map(part).collect()
     }
@@ -79,7 +78,7 @@ impl PackedMatrix {
         read: impl Fn(Range<usize>, &mut [f32]) -> std::result::Result<(), E> + Sync,
     ) -> std::result::Result<Vec<Self>, E> {
         let panels = packing::pack_rows(inner, width, parts, precision, &read)?;
-        let whole = |(part, panels): (&Vec<_>, _)| Self { inner, columns: packing::length(part), precision, panels };
+        let whole = |(part, panels): (&Vec<_>, _)| Self { inner, columns: packing::length(part), panels };
         Ok(parts.iter().zip(panels).map(whole).collect())
     }
 
@@ -109,17 +108,17 @@ impl PackedMatrix {
 
     /// How values are kept.
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.panels.precision()
     }
 
     /// How much memory it takes.
     pub fn bytes(&self) -> usize {
-        self.panels.iter().map(Values::bytes).sum()
+        self.panels.bytes()
     }
 
     /// One value as it is multiplied.
     fn value(&self, k: usize, column: usize) -> f32 {
-        self.panels[column / PANEL].value(k, column % PANEL)
+        self.panels.value(self.inner, k, column)
     }
 
     /// The matrix as it is multiplied: a tensor `[inner, columns]` of f32.
@@ -261,11 +260,18 @@ impl WithSimd for Task<'_> {
                         resume: k > range.start,
                         last: (end == range.end).then_some(added),
                     };
-                    match &matrix.panels[panel] {
-                        Values::F32(lines) => strip.run(simd, Singles(&lines[2 * k..2 * end]), whole),
-                        Values::Bf16(lines) => strip.run(simd, UpperHalves(&lines[k..end]), whole),
-                        Values::F16(lines) => strip.run(simd, Halves(&lines[k..end]), whole),
-                        Values::Int8 { bytes, scales } => {
+                    let inner = matrix.inner;
+                    let start = panel * inner;
+                    match &matrix.panels {
+                        Panels::F32(lines) => {
+                            strip.run(simd, Singles(&lines[2 * (start + k)..2 * (start + end)]), whole)
+                        }
+                        Panels::Bf16(lines) => strip.run(simd, UpperHalves(&lines[start + k..start + end]), whole),
+                        Panels::F16(lines) => strip.run(simd, Halves(&lines[start + k..start + end]), whole),
+                        Panels::Int8 { bytes, scales } => {
+                            let (pairs, blocks) = (inner.div_ceil(2), 2 * inner.div_ceil(BLOCK));
+                            let bytes = &bytes[panel * pairs..][..pairs];
+                            let scales = &scales[panel * blocks..][..blocks];
                             strip.run(simd, Bytes::new(bytes, scales, k, end - k), whole);
                         }
                     }

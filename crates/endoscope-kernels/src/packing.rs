@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use bytemuck::allocation::zeroed_vec;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -29,9 +30,9 @@ pub enum Precision {
 /// How many numbers of several rows are held at once while they are spread over panels.
 const PIECE: usize = 1 << 19;
 
-/// The rows of one panel.
+/// The panels of a matrix, one after the other.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Values {
+pub enum Panels {
     /// Two lines a row.
     F32(Vec<Line<f32>>),
     /// A line a row, of words that hold a column of the first half below one of the second.
@@ -48,62 +49,64 @@ pub enum Values {
     },
 }
 
-impl Values {
-    /// No rows yet, with room for `inner`.
-    fn new(inner: usize, precision: Precision) -> Self {
+/// One panel while it is filled.
+enum Panel<'a> {
+    F32(&'a mut [Line<f32>]),
+    Bf16(&'a mut [Line<u32>]),
+    F16(&'a mut [Line<u32>]),
+    Int8 { bytes: &'a mut [Line<u32>], scales: &'a mut [Line<f32>] },
+}
+
+impl Panels {
+    /// `count` panels of `inner` rows of zeros, which take no memory before they are written.
+    fn new(inner: usize, count: usize, precision: Precision) -> Self {
         match precision {
-            Precision::F32 => Self::F32(Vec::with_capacity(2 * inner)),
-            Precision::Bf16 => Self::Bf16(Vec::with_capacity(inner)),
-            Precision::F16 => Self::F16(Vec::with_capacity(inner)),
+            Precision::F32 => Self::F32(zeroed_vec(2 * inner * count)),
+            Precision::Bf16 => Self::Bf16(zeroed_vec(inner * count)),
+            Precision::F16 => Self::F16(zeroed_vec(inner * count)),
             Precision::Int8 => Self::Int8 {
-                bytes: Vec::with_capacity(inner.div_ceil(2)),
-                scales: Vec::with_capacity(2 * inner.div_ceil(BLOCK)),
+                bytes: zeroed_vec(inner.div_ceil(2) * count),
+                scales: zeroed_vec(2 * inner.div_ceil(BLOCK) * count),
             },
         }
     }
 
-    /// Appends `rows` rows of `value(row, column)`: whole blocks of [`BLOCK`], but for the last rows of all.
-    #[inline(always)]
-    fn extend(&mut self, rows: usize, value: impl Fn(usize, usize) -> f32) {
+    /// Each panel of `inner` rows.
+    fn each(&mut self, inner: usize) -> Vec<Panel<'_>> {
+        let size = inner.max(1);
         match self {
-            Self::F32(lines) => lines
-                .extend((0..2 * rows).map(|line| Line(std::array::from_fn(|j| value(line / 2, line % 2 * HALF + j))))),
-            Self::Bf16(lines) => {
-                let bits = |value: f32| u32::from(bf16::from_f32(value).to_bits());
-                let word = |k, j| bits(value(k, j)) | bits(value(k, HALF + j)) << 16;
-                lines.extend((0..rows).map(|k| Line(std::array::from_fn(|j| word(k, j)))));
-            }
-            Self::F16(lines) => {
-                let row = |k: usize| {
-                    let largest = f16::MAX.to_f32();
-                    let row: [f32; PANEL] = std::array::from_fn(|j| value(k, j).clamp(-largest, largest));
-                    let mut halves = [f16::ZERO; PANEL];
-                    halves.convert_from_f32_slice(&row);
-                    let bits = |j: usize| u32::from(halves[j].to_bits());
-                    Line(std::array::from_fn(|j| bits(j) | bits(HALF + j) << 16))
-                };
-                lines.extend((0..rows).map(row));
-            }
+            Self::F32(lines) => lines.chunks_mut(2 * size).map(Panel::F32).collect(),
+            Self::Bf16(lines) => lines.chunks_mut(size).map(Panel::Bf16).collect(),
+            Self::F16(lines) => lines.chunks_mut(size).map(Panel::F16).collect(),
             Self::Int8 { bytes, scales } => {
-                for first in (0..rows).step_by(BLOCK) {
-                    let count = BLOCK.min(rows - first);
-                    extend_block(bytes, scales, count, |k, j| value(first + k, j));
-                }
+                let bytes = bytes.chunks_mut(size.div_ceil(2));
+                let panels = bytes.zip(scales.chunks_mut(2 * size.div_ceil(BLOCK)));
+                panels.map(|(bytes, scales)| Panel::Int8 { bytes, scales }).collect()
             }
         }
     }
 
-    /// One value as it is multiplied.
-    pub fn value(&self, k: usize, column: usize) -> f32 {
-        let (half, j) = (column / HALF, column % HALF);
+    /// One value of `inner` rows as it is multiplied.
+    pub fn value(&self, inner: usize, k: usize, column: usize) -> f32 {
+        let (panel, half, j) = (column / PANEL, column % PANEL / HALF, column % HALF);
         match self {
-            Self::F32(lines) => lines[2 * k + half].0[j],
-            Self::Bf16(lines) => bf16::from_bits((lines[k].0[j] >> (16 * half)) as u16).to_f32(),
-            Self::F16(lines) => f16::from_bits((lines[k].0[j] >> (16 * half)) as u16).to_f32(),
+            Self::F32(lines) => lines[2 * (panel * inner + k) + half].0[j],
+            Self::Bf16(lines) => bf16::from_bits((lines[panel * inner + k].0[j] >> (16 * half)) as u16).to_f32(),
+            Self::F16(lines) => f16::from_bits((lines[panel * inner + k].0[j] >> (16 * half)) as u16).to_f32(),
             Self::Int8 { bytes, scales } => {
-                let byte = bytes[k / 2].0[j] >> (16 * (k % 2) + 8 * half) & 0xff;
-                (byte as f32 - 128.) * scales[2 * (k / BLOCK) + half].0[j]
+                let byte = bytes[panel * inner.div_ceil(2) + k / 2].0[j] >> (16 * (k % 2) + 8 * half) & 0xff;
+                (byte as f32 - 128.) * scales[2 * (panel * inner.div_ceil(BLOCK) + k / BLOCK) + half].0[j]
             }
+        }
+    }
+
+    /// How values are kept.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::F32(_) => Precision::F32,
+            Self::Bf16(_) => Precision::Bf16,
+            Self::F16(_) => Precision::F16,
+            Self::Int8 { .. } => Precision::Int8,
         }
     }
 
@@ -117,48 +120,113 @@ impl Values {
     }
 }
 
-/// Appends `count <= BLOCK` rows that share scales.
-fn extend_block(
-    bytes: &mut Vec<Line<u32>>,
-    scales: &mut Vec<Line<f32>>,
-    count: usize,
-    value: impl Fn(usize, usize) -> f32,
-) {
-    let scale = |j: usize| {
-        let largest = (0..count).map(|k| value(k, j).abs()).fold(0., f32::max);
-        f16::from_f32(largest / 127.).to_f32()
-    };
-    let own: [f32; PANEL] = std::array::from_fn(scale);
-    scales.extend([0, HALF].map(|half| Line(std::array::from_fn(|j| own[half + j]))));
-    let byte = |k: usize, j: usize| {
-        if k >= count {
-            return 128;
+impl Panel<'_> {
+    /// Writes the rows `rows`, of which `value(row, column)` is one number: whole blocks of [`BLOCK`], but for the last.
+    ///
+    /// Compiled for the instructions that the processor has; what is written does not depend on them.
+    fn fill(&mut self, rows: Range<usize>, value: impl Fn(usize, usize) -> f32) {
+        pulp::Arch::new().dispatch(Fill { panel: self, rows, value });
+    }
+}
+
+struct Fill<'a, 'b, V> {
+    panel: &'a mut Panel<'b>,
+    rows: Range<usize>,
+    value: V,
+}
+
+impl<V: Fn(usize, usize) -> f32> pulp::NullaryFnOnce for Fill<'_, '_, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { panel, rows, value } = self;
+        let row = |k: usize| -> [f32; PANEL] { std::array::from_fn(|j| value(k, j)) };
+        match panel {
+            Panel::F32(lines) => {
+                for (k, lines) in rows.clone().zip(lines[2 * rows.start..2 * rows.end].as_chunks_mut::<2>().0) {
+                    let row = row(k);
+                    *lines = [0, HALF].map(|half| Line(std::array::from_fn(|j| row[half + j])));
+                }
+            }
+            Panel::Bf16(lines) => {
+                for (k, line) in rows.clone().zip(&mut lines[rows]) {
+                    let halves = row(k).map(upper_half);
+                    *line = Line(std::array::from_fn(|j| halves[j] | halves[HALF + j] << 16));
+                }
+            }
+            Panel::F16(lines) => {
+                let largest = f16::MAX.to_f32();
+                for (k, line) in rows.clone().zip(&mut lines[rows]) {
+                    let mut halves = [f16::ZERO; PANEL];
+                    halves.convert_from_f32_slice(&row(k).map(|value| value.clamp(-largest, largest)));
+                    let bits = |j: usize| u32::from(halves[j].to_bits());
+                    *line = Line(std::array::from_fn(|j| bits(j) | bits(HALF + j) << 16));
+                }
+            }
+            Panel::Int8 { bytes, scales } => {
+                for first in rows.clone().step_by(BLOCK) {
+                    let last = rows.end.min(first + BLOCK);
+                    let scales = &mut scales[first / BLOCK * 2..][..2];
+                    fill_block(&mut bytes[first / 2..last.div_ceil(2)], scales, first..last, row);
+                }
+            }
         }
-        let steps = if own[j] == 0. { 0. } else { (value(k, j) / own[j]).round() };
-        (steps.clamp(-127., 127.) + 128.) as u32
+    }
+}
+
+/// The upper half of an f32, rounded to nearest even, as [`bf16::from_f32`] does it.
+#[inline(always)]
+fn upper_half(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if value.is_nan() { bits >> 16 | 0x40 } else { rounded }
+}
+
+/// Writes the rows of one block, which share scales.
+#[inline(always)]
+fn fill_block(
+    bytes: &mut [Line<u32>],
+    scales: &mut [Line<f32>],
+    rows: Range<usize>,
+    row: impl Fn(usize) -> [f32; PANEL],
+) {
+    let mut largest = [0f32; PANEL];
+    for k in rows.clone() {
+        largest.iter_mut().zip(row(k)).for_each(|(largest, value)| *largest = largest.max(value.abs()));
+    }
+    let steps = largest.map(|largest| f16::from_f32(largest / 127.).to_f32());
+    for (half, scales) in scales.iter_mut().enumerate() {
+        *scales = Line(std::array::from_fn(|j| steps[half * HALF + j]));
+    }
+    let row = |k: usize| -> [u32; PANEL] {
+        if k >= rows.end {
+            return [128; PANEL];
+        }
+        let row = row(k);
+        std::array::from_fn(|j| {
+            let count = if steps[j] == 0. { 0. } else { (row[j] / steps[j]).round() };
+            (count.clamp(-127., 127.) + 128.) as u32
+        })
     };
-    let word =
-        |k: usize, j: usize| byte(k, j) | byte(k, HALF + j) << 8 | byte(k + 1, j) << 16 | byte(k + 1, HALF + j) << 24;
-    bytes.extend((0..count).step_by(2).map(|k| Line(std::array::from_fn(|j| word(k, j)))));
+    for (k, bytes) in rows.clone().step_by(2).zip(bytes) {
+        let (even, odd) = (row(k), row(k + 1));
+        let word = |j: usize| even[j] | even[HALF + j] << 8 | odd[j] << 16 | odd[HALF + j] << 24;
+        *bytes = Line(std::array::from_fn(word));
+    }
 }
 
 /// The panels of `value(row, column)`.
-pub fn pack(
-    inner: usize,
-    columns: usize,
-    precision: Precision,
-    value: impl Fn(usize, usize) -> f32 + Sync,
-) -> Vec<Values> {
-    let panel = |panel: usize| {
-        let mut values = Values::new(inner, precision);
+pub fn pack(inner: usize, columns: usize, precision: Precision, value: impl Fn(usize, usize) -> f32 + Sync) -> Panels {
+    let mut panels = Panels::new(inner, columns.div_ceil(PANEL), precision);
+    panels.each(inner).into_par_iter().enumerate().for_each(|(number, mut panel)| {
         // Beyond the last column there are zeros.
-        values.extend(inner, |k, j| match panel * PANEL + j {
+        panel.fill(0..inner, |k, j| match number * PANEL + j {
             column if column < columns => value(k, column),
             _ => 0.,
         });
-        values
-    };
-    (0..columns.div_ceil(PANEL)).into_par_iter().map(panel).collect()
+    });
+    panels
 }
 
 /// The panels of the columns `part`, ranges one after the other, where `read(range, into)` writes columns
@@ -168,26 +236,28 @@ pub fn pack_columns<E: Send>(
     part: &[Range<usize>],
     precision: Precision,
     read: &(impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync),
-) -> Result<Vec<Values>, E> {
+) -> Result<Panels, E> {
     let columns = length(part);
-    let panel = |buffer: &mut Vec<f32>, panel: usize| {
-        let width = PANEL.min(columns - panel * PANEL);
+    let mut panels = Panels::new(inner, columns.div_ceil(PANEL), precision);
+    let fill = |buffer: &mut Vec<f32>, (number, mut panel): (usize, Panel<'_>)| {
+        let width = PANEL.min(columns - number * PANEL);
         buffer.resize(width * inner, 0.);
         let mut rest = &mut buffer[..];
-        for range in section(part, panel * PANEL, width) {
+        for range in section(part, number * PANEL, width) {
             let (now, later) = rest.split_at_mut(range.len() * inner);
             read(range, now)?;
             rest = later;
         }
-        let mut values = Values::new(inner, precision);
+        let buffer = &buffer[..];
         match width {
-            PANEL => values.extend(inner, |k, j| buffer[j * inner + k]),
-            _ => values.extend(inner, |k, j| if j < width { buffer[j * inner + k] } else { 0. }),
+            PANEL => panel.fill(0..inner, |k, j| buffer[j * inner + k]),
+            _ => panel.fill(0..inner, |k, j| if j < width { buffer[j * inner + k] } else { 0. }),
         }
-        Ok(values)
+        Ok(())
     };
-    let panels: Vec<_> = (0..columns.div_ceil(PANEL)).into_par_iter().map_init(Vec::new, panel).collect();
-    panels.into_iter().collect()
+    let filled: Vec<_> = panels.each(inner).into_par_iter().enumerate().map_init(Vec::new, fill).collect();
+    filled.into_iter().collect::<Result<(), E>>()?;
+    Ok(panels)
 }
 
 /// The panels of each of `parts`, ranges of columns one after the other, where `read(range, into)` writes rows
@@ -198,32 +268,36 @@ pub fn pack_rows<E: Send>(
     parts: &[Vec<Range<usize>>],
     precision: Precision,
     read: &(impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync),
-) -> Result<Vec<Vec<Values>>, E> {
+) -> Result<Vec<Panels>, E> {
     let columns = |part: &Vec<Range<usize>>| part.iter().cloned().flatten().collect::<Vec<usize>>();
     let columns: Vec<Vec<usize>> = parts.iter().map(columns).collect();
-    let panels = columns.iter().flat_map(|columns| columns.chunks(PANEL));
-    let mut panels: Vec<(&[usize], Values)> = panels.map(|columns| (columns, Values::new(inner, precision))).collect();
+    let new = |columns: &Vec<usize>| Panels::new(inner, columns.len().div_ceil(PANEL), precision);
+    let mut packed: Vec<Panels> = columns.iter().map(new).collect();
+    let panels = packed.iter_mut().flat_map(|panels| panels.each(inner));
+    let mut panels: Vec<_> = columns.iter().flat_map(|columns| columns.chunks(PANEL)).zip(panels).collect();
     let height = (PIECE / width.max(1) / BLOCK * BLOCK).max(BLOCK).min(inner);
     let mut buffer = vec![0.; height * width];
     for first in (0..inner).step_by(height.max(1)) {
-        let rows = height.min(inner - first);
-        let buffer = &mut buffer[..rows * width];
+        let end = inner.min(first + height);
+        let buffer = &mut buffer[..(end - first) * width];
         let blocks = buffer.par_chunks_mut((BLOCK * width).max(1)).enumerate();
         let read: Vec<_> = blocks
             .map(|(at, into)| {
                 let start = first + at * BLOCK;
-                read(start..(start + BLOCK).min(first + rows), into)
+                read(start..end.min(start + BLOCK), into)
             })
             .collect();
         read.into_iter().collect::<Result<(), E>>()?;
-        let buffer = &*buffer;
-        panels.par_iter_mut().for_each(|(columns, values)| match columns.len() {
-            PANEL => values.extend(rows, |k, j| buffer[k * width + columns[j]]),
-            _ => values.extend(rows, |k, j| columns.get(j).map_or(0., |column| buffer[k * width + column])),
+        let row = |k: usize| &buffer[(k - first) * width..][..width];
+        panels.par_iter_mut().for_each(|(columns, panel)| match columns.first() {
+            // What lies side by side is copied faster than what is looked for.
+            Some(&start) if columns.len() == PANEL && columns.iter().copied().eq(start..start + PANEL) => {
+                panel.fill(first..end, |k, j| row(k)[start + j]);
+            }
+            _ => panel.fill(first..end, |k, j| columns.get(j).map_or(0., |&column| row(k)[column])),
         });
     }
-    let mut panels = panels.into_iter().map(|(_, values)| values);
-    Ok(columns.iter().map(|columns| panels.by_ref().take(columns.len().div_ceil(PANEL)).collect()).collect())
+    Ok(packed)
 }
 
 /// How many numbers ranges have together.
@@ -272,7 +346,7 @@ mod tests {
     /// What is read in either order is what is packed from its numbers one by one.
     fn check(inner: usize, width: usize, parts: &[Vec<Range<usize>>]) {
         for precision in PRECISIONS {
-            let expected: Vec<Vec<Values>> = parts
+            let expected: Vec<Panels> = parts
                 .iter()
                 .map(|part| {
                     let columns: Vec<usize> = part.iter().cloned().flatten().collect();
@@ -314,6 +388,16 @@ mod tests {
     fn rows_that_are_read_in_several_pieces() {
         let width = PIECE / BLOCK / 2 + 5;
         check(2 * BLOCK + 3, width, &[vec![0..40, width - 1..width], vec![width - 9..width]]);
+    }
+
+    #[test]
+    fn upper_halves_are_those_of_bf16() {
+        for bits in
+            (0..=u32::MAX).step_by(4099).chain([0x7f80_0001, 0xffff_ffff, 0x7f7f_ffff, 0x0000_8000, 0x0001_8000])
+        {
+            let value = f32::from_bits(bits);
+            assert_eq!(upper_half(value), u32::from(bf16::from_f32(value).to_bits()), "{bits:x}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub const HALF: usize = PANEL / 2;
 pub const ROWS: usize = 12;
 
 /// One cache line of a panel, aligned so that no load straddles two.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Line<T>(pub [T; HALF]);
 
