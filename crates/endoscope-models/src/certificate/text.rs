@@ -87,9 +87,10 @@ fn own_text(tokenizer: &Tokenizer) -> Result<Option<String>> {
     let unknown = tokenizer.unknown();
     let ids: Vec<u32> = tokenizer.vocabulary().into_keys().filter(|&id| Some(id) != unknown).collect();
     let step = ids.len().div_ceil(OWN).max(1);
-    let chosen: Vec<u32> = ids.into_iter().skip(step / 2).step_by(step).collect();
-    let text = tokenizer.decode(&chosen)?;
+    let mut chosen: Vec<u32> = ids.into_iter().skip(step / 2).step_by(step).collect();
     // Tokens that are parts of characters need not make characters.
+    chosen.retain(|&id| tokenizer.decode(&[id]).is_ok_and(|text| !text.contains('\u{FFFD}')));
+    let text = tokenizer.decode(&chosen)?;
     Ok(Some(text).filter(|text| !text.trim().is_empty() && !text.contains('\u{FFFD}')))
 }
 
