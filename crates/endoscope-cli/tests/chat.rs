@@ -187,7 +187,7 @@ fn what_cannot_be_done_is_said() {
     let out = talk.model.path().join("out.safetensors");
     let capture = |arguments: &[&str]| {
         let mut command = endoscope();
-        command.arg("capture").arg(&plain).args(arguments).arg("--out").arg(&out);
+        command.arg("capture").arg(&plain).arg("--out").arg(&out).args(arguments);
         command
     };
     let text = ["--text", "ba da fa", "--sites", "resid_post.0", "--positions"];

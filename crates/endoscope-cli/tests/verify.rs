@@ -36,7 +36,7 @@ fn the_organism_is_certified() {
     let found = certificate(&folder.path().join("runs/verify"));
     assert_eq!(
         (&found["verdict"], &found["family"], &found["weights"]),
-        (&json!("passed"), &json!("llama"), &json!("f32"))
+        (&json!("passed"), &json!("llama"), &json!("stored"))
     );
     let files = found["provenance"]["files"].as_array().unwrap();
     let hashes = files.iter().map(|file| (file["role"].as_str().unwrap(), file["sha256"].as_str().unwrap().len()));
@@ -169,7 +169,7 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
     };
     verify(&["--against", "nowhere.safetensors"], &["nowhere.safetensors", "there is no such file", "transformers"]);
     verify(&["--against", "gpt2-odd/config.json"], &["config.json"]);
-    verify(&["--against", "transformers", "--weights", "bf16"], &["--weights f32"]);
+    verify(&["--against", "transformers", "--weights", "bf16"], &["leave out --weights"]);
     verify(&["--against", "gpt2-odd/seq1.safetensors", "--python", "python3"], &["--against transformers"]);
     verify(&["--tokens", "1,two"], &["`two`"]);
     verify(&["--tokens", "41"], &["token id 41", "0 to 40"]);
