@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from peers.models import hooked_gpt2, model_folder, open_transformers
 
 AGREEMENT = 1e-5
