@@ -49,6 +49,18 @@ LLAMA = {
 }
 WIDE = {**LLAMA, "head_dim": 16}  # not hidden size / heads
 LAYER_NORM = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
+FALCON = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 40,
+    "parallel_attn": True,
+    "bias": False,
+    "alibi": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -235,6 +247,23 @@ RECIPES = {
             },
         },
     ),
+    "stablelm-norms": Recipe(
+        ARCH.STABLELM,
+        "stablelm",
+        {
+            **LAYER_NORM,
+            "use_qkv_bias": True,
+            "qk_layernorm": True,
+            "use_parallel_residual": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        otherwise=Encoding.Q8_0,
+        transformers_reads_it=False,
+    ),
     "olmo2": Recipe(ARCH.OLMO2, "olmo2", LLAMA, transformers_reads_it=False),
     "granite": Recipe(
         ARCH.GRANITE,
@@ -271,8 +300,53 @@ RECIPES = {
         },
         transformers_reads_it=False,
     ),
+    "olmo": Recipe(
+        ARCH.OLMO,
+        "olmo",
+        {**LAYER_NORM, "clip_qkv": 1.0, "tie_word_embeddings": False},
+        otherwise=Encoding.Q8_0,
+        transformers_reads_it=False,
+    ),
+    "smollm3": Recipe(
+        ARCH.SMOLLM3,
+        "smollm3",
+        # every fourth layer has no positions, which llama.cpp knows as we do
+        {**LLAMA, "num_hidden_layers": 4, "intermediate_size": 32},
+        otherwise=Encoding.Q8_0,
+        transformers_reads_it=False,
+    ),
+    "starcoder": Recipe(
+        ARCH.STARCODER,
+        "gpt_bigcode",
+        {
+            "n_layer": 2,
+            "n_head": 4,
+            "n_embd": 32,
+            "n_inner": 64,
+            "vocab_size": 40,
+            "n_positions": 64,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+        otherwise=Encoding.Q8_0,
+        transformers_reads_it=False,
+    ),
+    "falcon": Recipe(
+        ARCH.FALCON,
+        "falcon",
+        {**FALCON, "multi_query": True, "new_decoder_architecture": False},
+        otherwise=Encoding.Q8_0,
+        transformers_reads_it=False,
+    ),
+    "falcon-grouped": Recipe(
+        ARCH.FALCON,
+        "falcon",
+        {**FALCON, "num_kv_heads": 2, "new_decoder_architecture": True},
+        otherwise=Encoding.Q8_0,
+        transformers_reads_it=False,
+    ),
 }
-INTERLEAVED = (ARCH.LLAMA, ARCH.GRANITE)
+INTERLEAVED = (ARCH.LLAMA, ARCH.GRANITE, ARCH.OLMO, ARCH.SMOLLM3)
 SHIFTED = (ARCH.GEMMA, ARCH.GEMMA2, ARCH.GEMMA3)
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
@@ -297,7 +371,22 @@ def rearrange(
             .swapaxes(0, 1)
             .reshape(weight.shape)
         )
+    if recipe.architecture == ARCH.FALCON and ".query_key_value." in name:
+        return lambda weight: sorted_groups(weight, heads, falcon_groups(config))
     return lambda weight: weight
+
+
+def falcon_groups(config: PreTrainedConfig) -> int:
+    """How many heads keys and values have."""
+    return config.num_kv_heads if config.new_decoder_architecture else 1
+
+
+def sorted_groups(weight: Numbers, heads: int, groups: int) -> Numbers:
+    """All queries, then all keys, then all values; they were together by group."""
+    rows = weight.reshape(groups, heads // groups + 2, -1, *weight.shape[1:])
+    parts = (rows[:, :-2], rows[:, -2], rows[:, -1])
+    width = weight.shape[1:]
+    return np.concatenate([part.reshape(-1, *width) for part in parts])
 
 
 def interleaved(weight: Numbers, heads: int) -> Numbers:
@@ -312,7 +401,7 @@ def shift(recipe: Recipe, name: str) -> float:
 
 
 def stored_names(recipe: Recipe, model: PreTrainedModel) -> dict[str, list[str]]:
-    """The weights in each tensor: one, or those of all experts."""
+    """The weights in each tensor: one, or those of all experts or heads."""
     layers = model.config.num_hidden_layers
     names = gguf.get_tensor_name_map(recipe.architecture, layers)
     found: dict[str, list[str]] = {}
@@ -321,6 +410,9 @@ def stored_names(recipe: Recipe, model: PreTrainedModel) -> dict[str, list[str]]
             continue
         parts = name.split(".")
         plain = name
+        if "norms" in parts:  # one a head, joined
+            at = parts.index("norms")
+            plain = ".".join(parts[:at] + parts[at + 2 :])
         if "experts" in parts:
             del parts[parts.index("experts") + 1]
             plain = ".".join(parts)
@@ -393,14 +485,23 @@ def write_metadata(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
     rope = rope.get("full_attention", rope)
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
+    if kind == "falcon":
+        writer.add_tensor_data_layout("jploski")
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
+    inner = {"gpt2": "n_inner", "gpt_bigcode": "n_inner", "falcon": "ffn_hidden_size"}
     writer.add_feed_forward_length(
-        config.n_inner if kind == "gpt2" else config.intermediate_size
+        getattr(config, inner.get(kind, "intermediate_size"))
     )
     writer.add_head_count(heads)
-    if kind not in ("gpt2", "gpt_neox"):
+    if kind == "falcon":
+        writer.add_head_count_kv(falcon_groups(config))
+    elif kind == "gpt_bigcode":
+        writer.add_head_count_kv(1)
+    elif kind not in ("gpt2", "gpt_neox"):
         writer.add_head_count_kv(config.num_key_value_heads)
+    if kind == "olmo":
+        writer.add_layer_norm_eps(1e-5)
     for name in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
         if kind != "llama" and hasattr(config, name):
             writer.add_layer_norm_eps(getattr(config, name))
@@ -409,7 +510,7 @@ def write_metadata(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
     if rope:
         writer.add_rope_freq_base(rope["rope_theta"])
         part = rope.get("partial_rotary_factor", 1.0)
-        if kind not in ("gemma", "gemma2", "gemma3_text", "qwen2"):
+        if kind not in ("gemma", "gemma2", "gemma3_text", "qwen2", "falcon", "olmo"):
             writer.add_rope_dimension_count(int(part * head_dim))
     if head_dim != config.hidden_size // heads or kind.startswith("gemma"):
         writer.add_key_length(head_dim)
@@ -417,6 +518,7 @@ def write_metadata(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
     if kind in ("llama", "mixtral", "granite"):
         writer.add_vocab_size(config.vocab_size)
     for name, add in (
+        ("clip_qkv", writer.add_clamp_kqv),
         ("attn_logit_softcapping", writer.add_attn_logit_softcapping),
         ("final_logit_softcapping", writer.add_final_logit_softcapping),
         ("attention_multiplier", writer.add_attention_scale),
@@ -504,6 +606,8 @@ def some_sites(model: PreTrainedModel, tokens: Tensor) -> dict[str, Tensor]:
             value.shape[1] != LENGTH
         ):  # Gemma 3 normalises [batch, head, position, d_head]
             value = value.transpose(1, 2)
+        if getattr(config, "clip_qkv", None) is not None:  # the sites are what is used
+            value = value.clamp(-config.clip_qkv, config.clip_qkv)
         kept[name] = value.reshape(1, LENGTH, -1, head_dim).clone(
             memory_format=torch.contiguous_format
         )
@@ -520,8 +624,9 @@ def some_sites(model: PreTrainedModel, tokens: Tensor) -> dict[str, Tensor]:
         stem, _, last = name.rpartition(".")
         layer = next((part for part in name.split(".") if part.isdigit()), "")
         if last in ("q_proj", "k_proj"):
-            norm = modules.get(f"{stem}.{last[0]}_norm")
-            watch(norm if norm is not None else module, layer, last[0])
+            names = (f"{stem}.{last[0]}_{norm}" for norm in ("norm", "layernorm"))
+            norms = [modules[norm] for norm in names if norm in modules]
+            watch(norms[0] if norms else module, layer, last[0])
     outputs = model(tokens, output_hidden_states=True, use_cache=False)
     for layer in range(config.num_hidden_layers):
         kept[f"blocks.{layer}.hook_resid_pre"] = outputs.hidden_states[layer].clone()

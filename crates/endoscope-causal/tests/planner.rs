@@ -8,7 +8,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use endoscope_causal::*;
-use endoscope_models::Model;
+use endoscope_models::{Compute, Model};
 use endoscope_net::{AxisName, Change, Edit, Index, Value, Work};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -148,8 +148,10 @@ proptest! {
         name in select(all_models()),
         tokens in proptest::collection::vec((0u32..37, 0u32..37), 1..9),
         memory in select(vec![1u64, 100_000, 1 << 30]),
+        compute in select(vec![Compute::F32, Compute::F32, Compute::Bf16]),
     ) {
-        let model = tiny(&name);
+        let mut model = tiny(&name);
+        model.decoder.compute = compute;
         if patching.over.contains(&SweepAxis::Direction) {
             patching.directions = Some(array(&[3, dim(&model, &patching)]));
             if patching.change == SweepChange::Patch {

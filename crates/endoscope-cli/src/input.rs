@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use endoscope_causal::{Encode, WrittenPair, parse_prompts};
+use endoscope_causal::{Encode, Written, WrittenPair, parse_prompts};
 use endoscope_models::hub::Reference;
 use endoscope_models::process::{self, Process};
-use endoscope_models::{Bos, Depth, Model, Precision};
-use endoscope_net::Plan;
+use endoscope_models::{Bos, Compute, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
+use endoscope_net::{Padding, Plan};
 use endoscope_report::HashedFile;
 
+use crate::chat::ChatArguments;
 use crate::output::Output;
 use crate::progress;
 
@@ -42,6 +43,36 @@ pub struct Prompt {
     pub ids: Vec<u32>,
     /// The text of what was prepended.
     pub prepended: Option<String>,
+    /// The text of each token.
+    pub labels: Vec<String>,
+    /// Its text and messages, if it is a chat.
+    pub chat: Option<EncodedChat>,
+}
+
+impl Prompt {
+    fn new(model: &Model, ids: Vec<u32>) -> Self {
+        let labels = ids.iter().map(|&id| model.label(id)).collect();
+        Self { ids, prepended: None, labels, chat: None }
+    }
+
+    /// Where each message of a chat stands.
+    pub fn messages(&self) -> &[MessageSpan] {
+        self.chat.as_ref().map_or(&[], |chat| &chat.messages)
+    }
+
+    /// What positions are named by.
+    pub fn tokens(&self) -> PromptTokens<'_> {
+        PromptTokens { labels: &self.labels, messages: self.messages() }
+    }
+}
+
+/// What a prompt is made of; clap sees to it that exactly one is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<'a> {
+    pub text: Option<&'a str>,
+    pub tokens: Option<&'a str>,
+    pub chat: Option<&'a Path>,
+    pub user: Option<&'a str>,
 }
 
 /// Reads a comma-separated list of token ids.
@@ -53,19 +84,41 @@ pub fn token_ids(text: &str) -> Result<Vec<u32>> {
     text.split(',').map(str::trim).map(id).collect()
 }
 
-/// A prompt from a text or from token ids; clap has seen to it that exactly one is there.
-pub fn prompt(model: &Model, text: Option<&str>, tokens: Option<&str>, bos: Bos, output: &Output) -> Result<Prompt> {
-    match (text, tokens) {
-        (Some(text), _) => {
-            let encoded = model.tokenizer()?.encode(text, bos)?;
-            if let Some(token) = &encoded.prepended {
-                output.note(&format!("{token} was put before the text (--no-bos leaves it out)"));
-            }
-            Ok(Prompt { ids: encoded.ids, prepended: encoded.prepended })
+/// A prompt from a text, from token ids or from a chat.
+pub fn prompt(
+    model: &Model,
+    words: Words<'_>,
+    bos: BosArguments,
+    chat: &ChatArguments,
+    output: &Output,
+) -> Result<Prompt> {
+    let said = match words {
+        Words { chat: Some(path), .. } => Some(chat.read(path)?),
+        Words { user: Some(user), .. } => Some(chat.of_user(user)),
+        _ => None,
+    };
+    if let Some(said) = said {
+        if bos.bos || bos.no_bos {
+            bail!("a chat's template writes the beginning-of-sequence token itself; leave out --bos and --no-bos");
         }
-        (None, Some(tokens)) => Ok(Prompt { ids: token_ids(tokens)?, prepended: None }),
-        (None, None) => bail!("there is neither a text nor token ids to run"),
+        let encoded = chat.encode(model, &said)?;
+        return Ok(Prompt { chat: Some(encoded.clone()), ..Prompt::new(model, encoded.ids) });
     }
+    chat.refuse()?;
+    match words {
+        Words { text: Some(written), .. } => text(model, written, bos, output),
+        Words { tokens: Some(tokens), .. } => Ok(Prompt::new(model, token_ids(tokens)?)),
+        _ => bail!("there is neither a text nor token ids to run"),
+    }
+}
+
+/// A prompt from a text.
+pub fn text(model: &Model, text: &str, bos: BosArguments, output: &Output) -> Result<Prompt> {
+    let encoded = model.tokenizer()?.encode(text, bos.bos())?;
+    if let Some(token) = &encoded.prepended {
+        output.note(&format!("{token} was put before the text (--no-bos leaves it out)"));
+    }
+    Ok(Prompt { prepended: encoded.prepended, ..Prompt::new(model, encoded.ids) })
 }
 
 /// Reads a plan and the tensors that it names, which lie beside it.
@@ -81,6 +134,47 @@ pub fn prompts(path: &Path) -> Result<(Vec<WrittenPair>, HashedFile)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the prompts {}", path.display()))?;
     let pairs = parse_prompts(&text).with_context(|| path.display().to_string())?;
     Ok((pairs, HashedFile::of("prompts", path, text.as_bytes())))
+}
+
+/// The clean prompts of a prompt file as token ids.
+pub fn rows(
+    model: &Model,
+    path: Option<&Path>,
+    bos: BosArguments,
+    chat: &ChatArguments,
+    output: &Output,
+) -> Result<Vec<Vec<u32>>> {
+    let path = path.context("there are no prompts to run")?;
+    chat.refuse()?;
+    let encoder = ModelEncoder::new(model, bos.bos());
+    let row = |(number, pair): (usize, &WrittenPair)| match &pair.clean {
+        Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
+        Written::Ids(ids) => Ok(ids.clone()),
+        Written::Text(text) => {
+            encoder.prompt(text).map_err(anyhow::Error::msg).with_context(|| format!("prompt {number}"))
+        }
+    };
+    let rows = prompts(path)?.0.iter().enumerate().map(row).collect();
+    if let Some(note) = encoder.note() {
+        output.note(&note);
+    }
+    rows
+}
+
+/// Where rows that are shorter than the longest are filled up.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PaddingArgument {
+    Left,
+    Right,
+}
+
+impl From<PaddingArgument> for Padding {
+    fn from(argument: PaddingArgument) -> Self {
+        match argument {
+            PaddingArgument::Left => Self::Left,
+            PaddingArgument::Right => Self::Right,
+        }
+    }
 }
 
 /// A model's way from text to tokens.
@@ -125,8 +219,8 @@ impl Encode for ModelEncoder<'_> {
 /// A model argument, the same for every verb.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgument {
-    /// A Hugging Face model directory (config.json, model.safetensors or shards, tokenizer.json), or a repository of
-    /// the hub, org/name or org/name@revision, which is downloaded once.
+    /// A Hugging Face model directory (config.json, model.safetensors or shards, tokenizer.json), a GGUF file, or a
+    /// repository of the hub, org/name or org/name@revision, which is downloaded once.
     pub model: PathBuf,
     #[command(flatten)]
     weights: WeightsArgument,
@@ -134,13 +228,43 @@ pub struct ModelArgument {
     /// fold-value-biases [default: none].
     #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',')]
     process: Vec<Process>,
+    /// What numbers activations are: f32, or bf16 (each operation's output is rounded, as where a model runs in bf16).
+    #[arg(long, value_enum, default_value = "f32")]
+    compute: ComputeArgument,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ComputeArgument {
+    F32,
+    Bf16,
 }
 
 impl ModelArgument {
     pub fn open(&self) -> Result<Model> {
-        let mut model = open(&self.model, Depth::Numbers(self.weights.precision()))?;
+        let mut model = open(&self.model, self.weights.depth())?;
+        model.decoder.compute = match self.compute {
+            ComputeArgument::F32 => Compute::F32,
+            ComputeArgument::Bf16 => Compute::Bf16,
+        };
         process::apply(&mut model.decoder, &self.process)?;
         Ok(model)
+    }
+
+    /// How its matrices are kept, as the command line says it.
+    pub fn weights(&self) -> &'static str {
+        match self.weights.weights {
+            Weights::Stored => "stored",
+            Weights::F32 => "f32",
+            Weights::Bf16 => "bf16",
+            Weights::Int8 => "int8",
+        }
+    }
+
+    /// Whether its numbers are those of the file, computed in f32.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.weights.weights, Weights::Stored | Weights::F32)
+            && self.compute == ComputeArgument::F32
+            && self.process.is_empty()
     }
 
     /// Opens it without its numbers.
@@ -159,25 +283,27 @@ pub fn open(model: &Path, depth: Depth) -> Result<Model> {
 /// How matrices are kept in memory.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct WeightsArgument {
-    /// How matrices are kept in memory: f32, bf16 (rounded to nearest), or int8 (32 weights share a scale, as in GGUF's
-    /// Q8_0). Activations and sums are f32 in any case.
-    #[arg(long, value_enum, default_value = "f32")]
+    /// How matrices are kept in memory: as stored in the file (nothing is rounded), f32, bf16 (rounded to nearest), or int8
+    /// (32 weights share a scale, as in GGUF's Q8_0). Activations and sums are f32 in any case.
+    #[arg(long, value_enum, default_value = "stored")]
     weights: Weights,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Weights {
+    Stored,
     F32,
     Bf16,
     Int8,
 }
 
 impl WeightsArgument {
-    pub fn precision(self) -> Precision {
+    pub fn depth(self) -> Depth {
         match self.weights {
-            Weights::F32 => Precision::F32,
-            Weights::Bf16 => Precision::Bf16,
-            Weights::Int8 => Precision::Int8,
+            Weights::Stored => Depth::Stored,
+            Weights::F32 => Depth::Numbers(Precision::F32),
+            Weights::Bf16 => Depth::Numbers(Precision::Bf16),
+            Weights::Int8 => Depth::Numbers(Precision::Int8),
         }
     }
 }

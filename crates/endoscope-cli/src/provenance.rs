@@ -1,10 +1,19 @@
-//! The provenance of this process's run.
+//! Where this process's run comes from, and where it goes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use endoscope_models::Model;
 use endoscope_report::{HashedFile, Provenance, Started};
+
+/// The run directory of a verb that is told none: `runs/VERB`, or the first of `runs/VERB-2` … that is not there.
+pub fn next_free(verb: &str) -> PathBuf {
+    let name = |number: usize| match number {
+        1 => PathBuf::from(format!("runs/{verb}")),
+        number => PathBuf::from(format!("runs/{verb}-{number}")),
+    };
+    (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
+}
 
 /// Where a result of this run comes from: the model's files, and `others` by their role.
 pub fn provenance(started: &Started, model: &Model, others: &[(&str, &Path)]) -> Result<Provenance> {

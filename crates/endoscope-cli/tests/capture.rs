@@ -91,3 +91,40 @@ fn a_plan_is_applied_and_its_captures_are_added() {
     assert_ne!(std::fs::read(&out).unwrap(), before);
     assert_eq!(names(directory.path()), ["out.safetensors", "plan.json"]);
 }
+
+#[test]
+fn rows_of_unequal_length_are_filled_at_the_side_that_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let rows = [vec![1, 5, 3], vec![7], vec![2, 9, 9, 4]];
+    let write = |rows: &[Vec<u32>]| {
+        let path = directory.path().join("rows.json");
+        let prompts: Vec<Value> = rows.iter().map(|ids| json!({"clean": ids})).collect();
+        std::fs::write(&path, json!({"prompts": prompts}).to_string()).unwrap();
+        path
+    };
+    let capture = |rows: &[Vec<u32>], extra: &[&str]| {
+        let out = directory.path().join("out.safetensors");
+        let mut command = endoscope();
+        command.args(["capture", "gemma2-odd", "--json", "--sites", "resid_post.1,pattern.0", "--prompts"]);
+        let said = document(command.arg(write(rows)).arg("--out").arg(&out).args(extra));
+        (said, load(&out))
+    };
+    for (side, extra) in [("right", &[][..]), ("left", &["--padding", "left"])] {
+        let (said, padded) = capture(&rows, extra);
+        assert_eq!((&said["padding"], &said["tokens"]), (&json!(side), &json!(rows)));
+        let mask = padded["attention_mask"].to_vec2::<i64>().unwrap();
+        assert_eq!(mask[1], if side == "left" { [0, 0, 0, 1] } else { [1, 0, 0, 0] });
+        for (number, row) in rows.iter().enumerate() {
+            let (_, alone) = capture(std::slice::from_ref(row), &[]);
+            assert!(!alone.contains_key("attention_mask"));
+            let start = if side == "left" { 4 - row.len() } else { 0 };
+            let cut = |tensor: &Tensor, axis: usize| tensor.narrow(axis, start, row.len()).unwrap();
+            let stream = "blocks.1.hook_resid_post";
+            let mine = cut(&padded[stream].narrow(0, number, 1).unwrap(), 1);
+            assert_eq!(difference(&mine, &alone[stream]), 0.);
+            let pattern = "blocks.0.attn.hook_pattern";
+            let mine = cut(&cut(&padded[pattern].narrow(0, number, 1).unwrap(), 2), 3);
+            assert_eq!(difference(&mine, &alone[pattern]), 0.);
+        }
+    }
+}

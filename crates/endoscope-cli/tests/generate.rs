@@ -122,3 +122,36 @@ fn neither_threads_nor_their_number_change_the_text_and_fewer_bits_are_taken() {
         endoscope().arg("generate").arg(organism()).args(["--tokens", "1", option, value]).assert().failure();
     }
 }
+
+#[test]
+fn many_prompts_are_continued_as_each_would_be_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let rows = [vec![1, 5, 3], vec![7], vec![2, 9, 9, 4]];
+    let path = directory.path().join("rows.json");
+    let prompts: Vec<Value> = rows.iter().map(|ids| json!({"clean": ids})).collect();
+    std::fs::write(&path, json!({"prompts": prompts}).to_string()).unwrap();
+    let plan = directory.path().join("plan.json");
+    std::fs::write(&plan, r#"{"captures": [{"site": "resid_post.0"}]}"#).unwrap();
+    let common = ["generate", "qwen3-odd", "--max-tokens", "6", "--temperature", "1"];
+    let out = directory.path().join("captured.safetensors");
+    let mut together = endoscope();
+    together.args(common).args(["--json", "--seed", "5", "--prompts"]).arg(&path);
+    let together = document(together.arg("--plan").arg(&plan).arg("--out").arg(&out));
+    let captured = load(&out);
+    assert_eq!(captured.len(), 3);
+    for (number, row) in rows.iter().enumerate() {
+        let seed = (5 + number).to_string();
+        let mut alone = endoscope();
+        let tokens = comma_separated(&json!(row));
+        let alone = document(alone.args(common).args(["--json", "--seed", &seed, "--tokens", &tokens]));
+        let found = &together["rows"][number];
+        for key in ["tokens", "finish", "prompt_tokens", "seed"] {
+            assert_eq!(found[key], alone[key], "{number} {key}");
+        }
+        let length = row.len() + found["tokens"].as_array().unwrap().len() - 1;
+        assert_eq!(captured[&format!("{number}/blocks.0.hook_resid_post")].dims()[..2], [1, length]);
+    }
+    let mut command = endoscope();
+    let shown = text(command.args(common).arg("--prompts").arg(&path));
+    assert_eq!(shown.lines().map(|line| line.split_once(": ").unwrap().0).collect::<Vec<_>>(), ["0", "1", "2"]);
+}

@@ -74,7 +74,7 @@ fn the_real_model_has_its_tokenizer() {
 #[test]
 fn every_verb_has_help_and_json() {
     let help = text(endoscope().arg("--help"));
-    for verb in ["inspect", "capture", "generate", "patch", "train", "demo", "bench"] {
+    for verb in ["inspect", "capture", "generate", "patch", "train", "demo", "verify", "bench"] {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb} is not in\n{help}");
         let help = text(endoscope().args([verb, "--help"]));
         assert!(help.contains("--json"), "{verb}: {help}");

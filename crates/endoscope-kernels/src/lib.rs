@@ -28,6 +28,7 @@ pub mod attention;
 mod bias;
 mod matrix;
 mod norm;
+mod packing;
 mod simd;
 mod soft_cap;
 mod softmax;
@@ -38,8 +39,9 @@ mod tile;
 mod top_k;
 
 pub use bias::add_bias;
-pub use matrix::{PackedMatrix, Precision};
+pub use matrix::PackedMatrix;
 pub use norm::{Centre, norm, norm_normalize, norm_scale};
+pub use packing::Precision;
 pub use soft_cap::soft_cap;
 pub use softmax::softmax;
 pub use top_k::top_k;

@@ -2,29 +2,17 @@
 //!
 //! The columns are cut into panels of [`PANEL`]; a panel holds its rows one after the other, so that a product reads it
 //! from front to back, whether for one row (decoding, at the memory's speed) or for hundreds. Values are kept as f32,
-//! as bf16, or as 8-bit integers; sums are always f32.
+//! bf16, f16, or 8-bit integers (`packing.rs`); sums are always f32.
 
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::packing::{self, Panels, Precision};
 use crate::storage::{is_fast, output, tensor, values, with_values};
-use crate::tile::{BLOCK, Bytes, HALF, Halves, Line, PANEL, Panel, ROWS, Rows, Shared, Singles, Sums, tile};
-
-/// How values are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// 32 bits.
-    F32,
-    /// The upper 16 bits of an f32, rounded to nearest.
-    Bf16,
-    /// 8-bit integers with one scale for each 32 values along the inner axis of a column, as in GGUF's Q8_0: the scale
-    /// is `max |w| / 127` rounded to f16, and `w` becomes `round(w / scale) * scale`.
-    Int8,
-}
+use crate::tile::{BLOCK, Bytes, Halves, PANEL, Panel, ROWS, Rows, Shared, Singles, Sums, UpperHalves, tile};
 
 /// Rows of the inner axis that are multiplied before the next: with a dozen rows of the left side they fit a first-level cache.
 const DEPTH: usize = 384;
@@ -34,13 +22,6 @@ const HEIGHT: usize = 240;
 
 /// How many multiply-adds one thread does alone: fewer are not worth waking another.
 const ALONE: usize = 1 << 17;
-
-#[derive(Debug, Clone)]
-enum Panels {
-    F32(Vec<Line<f32>>),
-    Bf16(Vec<Line<u32>>),
-    Int8 { bytes: Vec<Line<u32>>, scales: Vec<Line<f32>> },
-}
 
 /// A matrix `[inner, columns]`, the right side of a product.
 #[derive(Debug, Clone)]
@@ -65,57 +46,40 @@ impl PackedMatrix {
         precision: Precision,
         value: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
-        let count = columns.div_ceil(PANEL);
-        // Beyond the last column and the last row there are zeros.
-        let value = |panel: usize, k: usize, j: usize| {
-            let column = panel * PANEL + j;
-            if column < columns && k < inner { value(k, column) } else { 0. }
+        Self { inner, columns, panels: packing::pack(inner, columns, precision, value) }
+    }
+
+    /// Packs matrices whose columns are written one after the other: `read(range, into)` gives the columns `range`,
+    /// `[range, inner]`, and each part is ranges of them.
+    ///
+    /// What is read is not held: a few columns for each thread at a time.
+    pub fn read_columns<E: Send>(
+        inner: usize,
+        parts: &[Vec<Range<usize>>],
+        precision: Precision,
+        read: impl Fn(Range<usize>, &mut [f32]) -> std::result::Result<(), E> + Sync,
+    ) -> std::result::Result<Vec<Self>, E> {
+        let part = |part: &Vec<Range<usize>>| {
+            let panels = packing::pack_columns(inner, part, precision, &read)?;
+            Ok(Self { inner, columns: packing::length(part), panels })
         };
-        let lines =
-            |per_panel: usize| (0..count * per_panel).into_par_iter().map(move |at| (at / per_panel, at % per_panel));
-        let panels = match precision {
-            Precision::F32 => Panels::F32(
-                lines(2 * inner)
-                    .map(|(panel, line)| Line(std::array::from_fn(|j| value(panel, line / 2, line % 2 * HALF + j))))
-                    .collect(),
-            ),
-            Precision::Bf16 => {
-                let bits = |value: f32| u32::from(bf16::from_f32(value).to_bits());
-                let word = |panel, k, j| bits(value(panel, k, j)) | bits(value(panel, k, HALF + j)) << 16;
-                Panels::Bf16(lines(inner).map(|(panel, k)| Line(std::array::from_fn(|j| word(panel, k, j)))).collect())
-            }
-            Precision::Int8 => {
-                let blocks = inner.div_ceil(BLOCK);
-                let scale = |panel: usize, line: usize, j: usize| {
-                    let rows = line / 2 * BLOCK..(line / 2 + 1) * BLOCK;
-                    let largest = rows.map(|k| value(panel, k, line % 2 * HALF + j).abs()).fold(0., f32::max);
-                    f16::from_f32(largest / 127.).to_f32()
-                };
-                let scales: Vec<Line<f32>> = lines(2 * blocks)
-                    .map(|(panel, line)| Line(std::array::from_fn(|j| scale(panel, line, j))))
-                    .collect();
-                let byte = |panel: usize, k: usize, j: usize| {
-                    if k >= inner {
-                        return 128;
-                    }
-                    let scale = scales[2 * (panel * blocks + k / BLOCK) + j / HALF].0[j % HALF];
-                    let steps = if scale == 0. { 0. } else { (value(panel, k, j) / scale).round() };
-                    (steps.clamp(-127., 127.) + 128.) as u32
-                };
-                let word = |panel: usize, pair: usize, j: usize| {
-                    let k = 2 * pair;
-                    byte(panel, k, j)
-                        | byte(panel, k, HALF + j) << 8
-                        | byte(panel, k + 1, j) << 16
-                        | byte(panel, k + 1, HALF + j) << 24
-                };
-                let bytes = lines(inner.div_ceil(2))
-                    .map(|(panel, pair)| Line(std::array::from_fn(|j| word(panel, pair, j))))
-                    .collect();
-                Panels::Int8 { bytes, scales }
-            }
-        };
-        Self { inner, columns, panels }
+        parts.iter().map(part).collect()
+    }
+
+    /// Packs matrices whose rows are written one after the other: `read(range, into)` gives the rows `range`,
+    /// `[range, width]`, and each part is ranges of their columns.
+    ///
+    /// What is read is not held: some rows at a time.
+    pub fn read_rows<E: Send>(
+        inner: usize,
+        width: usize,
+        parts: &[Vec<Range<usize>>],
+        precision: Precision,
+        read: impl Fn(Range<usize>, &mut [f32]) -> std::result::Result<(), E> + Sync,
+    ) -> std::result::Result<Vec<Self>, E> {
+        let panels = packing::pack_rows(inner, width, parts, precision, &read)?;
+        let whole = |(part, panels): (&Vec<_>, _)| Self { inner, columns: packing::length(part), panels };
+        Ok(parts.iter().zip(panels).map(whole).collect())
     }
 
     /// Packs a tensor `[inner, columns]` of f32 on the CPU, of any strides.
@@ -144,38 +108,17 @@ impl PackedMatrix {
 
     /// How values are kept.
     pub fn precision(&self) -> Precision {
-        match self.panels {
-            Panels::F32(_) => Precision::F32,
-            Panels::Bf16(_) => Precision::Bf16,
-            Panels::Int8 { .. } => Precision::Int8,
-        }
+        self.panels.precision()
     }
 
     /// How much memory it takes.
     pub fn bytes(&self) -> usize {
-        match &self.panels {
-            Panels::F32(lines) => size_of_val(lines.as_slice()),
-            Panels::Bf16(lines) => size_of_val(lines.as_slice()),
-            Panels::Int8 { bytes, scales } => size_of_val(bytes.as_slice()) + size_of_val(scales.as_slice()),
-        }
+        self.panels.bytes()
     }
 
     /// One value as it is multiplied.
     fn value(&self, k: usize, column: usize) -> f32 {
-        let (panel, half, j) = (column / PANEL, column % PANEL / HALF, column % HALF);
-        match &self.panels {
-            Panels::F32(lines) => lines[2 * (panel * self.inner + k) + half].0[j],
-            Panels::Bf16(lines) => {
-                let word = lines[panel * self.inner + k].0[j];
-                f32::from_bits(if half == 0 { word << 16 } else { word & 0xffff_0000 })
-            }
-            Panels::Int8 { bytes, scales } => {
-                let word = bytes[panel * self.inner.div_ceil(2) + k / 2].0[j];
-                let byte = word >> (16 * (k % 2) + 8 * half) & 0xff;
-                let scale = scales[2 * (panel * self.inner.div_ceil(BLOCK) + k / BLOCK) + half].0[j];
-                (byte as f32 - 128.) * scale
-            }
-        }
+        self.panels.value(self.inner, k, column)
     }
 
     /// The matrix as it is multiplied: a tensor `[inner, columns]` of f32.
@@ -323,7 +266,8 @@ impl WithSimd for Task<'_> {
                         Panels::F32(lines) => {
                             strip.run(simd, Singles(&lines[2 * (start + k)..2 * (start + end)]), whole)
                         }
-                        Panels::Bf16(lines) => strip.run(simd, Halves(&lines[start + k..start + end]), whole),
+                        Panels::Bf16(lines) => strip.run(simd, UpperHalves(&lines[start + k..start + end]), whole),
+                        Panels::F16(lines) => strip.run(simd, Halves(&lines[start + k..start + end]), whole),
                         Panels::Int8 { bytes, scales } => {
                             let (pairs, blocks) = (inner.div_ceil(2), 2 * inner.div_ceil(BLOCK));
                             let bytes = &bytes[panel * pairs..][..pairs];
@@ -464,7 +408,7 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+    const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8];
 
     /// The chain of fused multiply-adds that defines a product.
     fn reference(x: &Tensor, w: &Tensor) -> Vec<f32> {
@@ -511,8 +455,29 @@ mod tests {
             }
         };
         within(kept(Precision::Bf16), &|w| w.abs() / 256.);
+        // Half of the last of 11 bits, or of the least subnormal.
+        within(kept(Precision::F16), &|w| (w.abs() / 2048.).max(3e-8));
         // Half a step, of which the largest of a block (below 4) has 127; the scale itself is rounded to f16.
         within(kept(Precision::Int8), &|_| 4. / 127. * 0.51);
+    }
+
+    #[test]
+    fn every_16_bit_number_is_multiplied_as_it_is() {
+        let device = candle_core::Device::Cpu;
+        let f16 = |bits| half::f16::from_bits(bits).to_f32();
+        let bf16 = |bits| half::bf16::from_bits(bits).to_f32();
+        for (precision, widen) in [(Precision::F16, &f16 as &dyn Fn(u16) -> f32), (Precision::Bf16, &bf16)] {
+            let all: Vec<f32> = (0..=u16::MAX).map(widen).filter(|x| x.is_finite()).collect();
+            let count = all.len();
+            let w = Tensor::from_vec(all.clone(), (1, count), &device).unwrap();
+            let packed = Arc::new(PackedMatrix::from_tensor(&w, precision).unwrap());
+            assert_eq!(floats(&packed.unpack().unwrap()), all);
+            let one = Tensor::new(&[[1f32]], &device).unwrap();
+            assert_eq!(floats(&packed.product(&one, None, None).unwrap()), all, "{precision:?}");
+        }
+        let w = Tensor::new(&[[1e5f32, -1e5]], &device).unwrap();
+        let beyond = PackedMatrix::from_tensor(&w, Precision::F16).unwrap().unpack().unwrap();
+        assert_eq!(floats(&beyond), [65504., -65504.]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub const HALF: usize = PANEL / 2;
 pub const ROWS: usize = 12;
 
 /// One cache line of a panel, aligned so that no load straddles two.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Line<T>(pub [T; HALF]);
 
@@ -117,6 +117,10 @@ pub struct Singles<'a>(pub &'a [Line<f32>]);
 
 /// Rows of bf16: one line each, of words that hold a column of the first half below one of the second.
 #[derive(Clone, Copy)]
+pub struct UpperHalves<'a>(pub &'a [Line<u32>]);
+
+/// Rows of f16, all finite, in the same order.
+#[derive(Clone, Copy)]
 pub struct Halves<'a>(pub &'a [Line<u32>]);
 
 /// Rows of 8-bit integers plus 128, times scales: a line for two rows, of words that hold, from the lowest byte, the
@@ -168,7 +172,7 @@ impl Panel for Singles<'_> {
 }
 
 #[expect(unsafe_code, reason = "as Panel::load")]
-impl Panel for Halves<'_> {
+impl Panel for UpperHalves<'_> {
     #[inline(always)]
     fn len(self) -> usize {
         self.0.len()
@@ -183,6 +187,39 @@ impl Panel for Halves<'_> {
         let second = simd.and_u32s(words, simd.splat_u32s(0xffff_0000));
         [simd.transmute_f32s_u32s(first), simd.transmute_f32s_u32s(second)]
     }
+}
+
+#[expect(unsafe_code, reason = "as Panel::load")]
+impl Panel for Halves<'_> {
+    #[inline(always)]
+    fn len(self) -> usize {
+        self.0.len()
+    }
+
+    // SAFETY: the trait says what callers must see to.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, simd: S, k: usize, lane: usize) -> [S::f32s; 2] {
+        // SAFETY: the caller's promise.
+        let words: S::u32s = unsafe { read(self.0.as_ptr().add(k), lane) };
+        let left = |bits: u32| simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(bits));
+        let right = simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(3));
+        [widened(simd, left(13), left(16)), widened(simd, right, words)]
+    }
+}
+
+/// f16 as f32, exactly: `magnitude` holds its lower 15 bits from bit 13 on, `sign` its sign as the highest bit.
+#[inline(always)]
+fn widened<S: Simd>(simd: S, magnitude: S::u32s, sign: S::u32s) -> S::f32s {
+    /// 2^-14, below which an f16 is subnormal: it has lost the leading 1 that its bits have as an f32.
+    const LEAST: f32 = 6.103_515_6e-5;
+    /// What the exponents of the two formats differ by.
+    const BIAS: u32 = (127 - 15) << 23;
+    let magnitude = simd.and_u32s(magnitude, simd.splat_u32s(0x7fff << 13));
+    let x = simd.transmute_f32s_u32s(simd.add_u32s(magnitude, simd.splat_u32s(BIAS)));
+    // A subnormal m / 2^24 reads as x = 2^-15 + m / 2^25, and 2 x - 2^-14 is less than x exactly then.
+    let x = simd.min_f32s(x, simd.mul_add_f32s(x, simd.splat_f32s(2.), simd.splat_f32s(-LEAST)));
+    let sign = simd.and_u32s(sign, simd.splat_u32s(1 << 31));
+    simd.transmute_f32s_u32s(simd.or_u32s(simd.transmute_u32s_f32s(x), sign))
 }
 
 #[expect(unsafe_code, reason = "as Panel::load")]

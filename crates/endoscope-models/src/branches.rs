@@ -13,7 +13,7 @@ use endoscope_net::{
     SiteId, Size, Tap, Taps, TokenRows, Work,
 };
 
-use crate::decoder::{Decoder, MlpWeights, in_pool, tokens_of};
+use crate::decoder::{Compute, Decoder, MlpWeights, in_pool, tokens_of};
 use crate::pass::{End, Memory, Pass, first_read};
 use crate::spec::Order;
 
@@ -322,8 +322,8 @@ impl Decoder {
         let weights = &self.weights.layers[layer];
         let whole = [sites.attn_out, sites.mlp_out].contains(&id);
         let raw = [sites.z, sites.result, sites.post, sites.attn_out_raw, sites.mlp_out_raw].contains(&id);
-        // A norm on the way out is not linear.
-        if !whole && (!raw || self.spec.placement.after()) {
+        // A norm on the way out is not linear, and neither is rounding.
+        if self.compute == Compute::Bf16 || (!whole && (!raw || self.spec.placement.after())) {
             return Ok(None);
         }
         let change = (after - before)?.squeeze(0)?;

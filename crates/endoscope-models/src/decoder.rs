@@ -1,6 +1,6 @@
 //! Decoder-only transformers: weights, and whole runs. The forward pass itself is `pass.rs`.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use endoscope_net::{Capture, Error, Frame, Inputs, Network, Plan, Prepared, Result, Run, Sites, Tap, Taps, TokenRows};
 
 use crate::cache::Cache;
@@ -94,9 +94,24 @@ pub struct NormWeights {
     pub bias: Option<Tensor>,
 }
 
+/// What numbers activations are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compute {
+    /// f32.
+    #[default]
+    F32,
+    /// What an operation puts out is rounded to the nearest bf16, as where a model runs in bf16: embeddings, norms,
+    /// projections, rotated queries and keys, what attention and MLP put out, the sums of the residual stream, logits. Sums
+    /// inside an operation, attention from scores to values among them, are f32, as in fused kernels; so are the
+    /// scales and normalised vectors within norms.
+    Bf16,
+}
+
 /// A decoder-only transformer with every site.
 #[derive(Debug, Clone)]
 pub struct Decoder {
+    /// What numbers its activations are.
+    pub compute: Compute,
     /// Its switches.
     pub spec: Spec,
     /// Its weights.
@@ -118,12 +133,20 @@ impl Decoder {
         let angles = kinds.iter().map(|kind| Angles::new(kind, spec.context, &Device::Cpu));
         let angles = angles.collect::<candle_core::Result<_>>()?;
         let sites = DecoderSites::new(&spec)?;
-        Ok(Self { spec, weights, processed: Vec::new(), sites, angles })
+        Ok(Self { compute: Compute::default(), spec, weights, processed: Vec::new(), sites, angles })
     }
 
     /// The angles by which a layer turns queries and keys.
     pub(crate) fn angles(&self, layer: usize) -> Option<&Angles> {
         self.angles.get(self.spec.rotation(layer)?)
+    }
+
+    /// What an operation puts out, as [`Compute`] says.
+    pub(crate) fn rounded(&self, x: Tensor) -> Result<Tensor> {
+        match self.compute {
+            Compute::F32 => Ok(x),
+            Compute::Bf16 => Ok(x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?),
+        }
     }
 
     /// Runs the positions of each of `frames`, whose tokens are the rows of `tokens` in order, given the keys and values of
@@ -160,11 +183,12 @@ impl Decoder {
         if self.spec.embedding_scale != 1. {
             embedded = (embedded * self.spec.embedding_scale)?;
         }
-        let embedded = taps.at(self.sites.embed, embedded)?;
+        let embedded = taps.at(self.sites.embed, self.rounded(embedded)?)?;
         let Some(pos_embed) = &self.weights.pos_embed else { return Ok(embedded) };
         let positions = rows.iter().map(|&(offset, length)| pos_embed.narrow(0, offset, length));
         let positions = Tensor::cat(&positions.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-        Ok((embedded + taps.at(self.sites.pos_embed, positions)?)?)
+        let positions = taps.at(self.sites.pos_embed, self.rounded(positions)?)?;
+        self.rounded((embedded + positions)?)
     }
 
     /// `rows` has the first position and the length of each row.

@@ -72,6 +72,43 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// Messages that are no chat.
+    #[error("the chat cannot be read: {0}")]
+    Chat(String),
+    /// The model has no chat template, or none of that name.
+    #[error("{path} has no chat template{}; {advice}", name.as_ref().map(|name| format!(" named `{name}`")).unwrap_or_default())]
+    NoChatTemplate {
+        /// The model's directory.
+        path: PathBuf,
+        /// The name asked for, if any.
+        name: Option<String>,
+        /// What there is instead, or what to do.
+        advice: String,
+    },
+    /// A chat template that cannot be read, or fails on these messages.
+    #[error("the chat template {path} fails: {reason}")]
+    ChatTemplate {
+        /// The file that holds it.
+        path: PathBuf,
+        /// What went wrong, and in which of its lines.
+        reason: String,
+    },
+    /// A chat template that does not take these messages.
+    #[error("the chat template {path} refuses these messages: {reason}")]
+    ChatRefused {
+        /// The file that holds it.
+        path: PathBuf,
+        /// What the template says.
+        reason: String,
+    },
+    /// Positions that cannot be read, or that the prompt does not have.
+    #[error("`{written}` names no positions of the prompt: {reason}")]
+    Positions {
+        /// What was asked for.
+        written: String,
+        /// Why not, and what there is.
+        reason: String,
+    },
     /// A repository of the hub that cannot be named, found, reached or fetched.
     #[error(transparent)]
     Hub(#[from] crate::hub::HubError),

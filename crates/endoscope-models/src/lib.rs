@@ -21,6 +21,8 @@
 
 mod branches;
 mod cache;
+pub mod certificate;
+mod chat;
 pub mod circuits;
 pub mod config;
 pub mod decoder;
@@ -32,8 +34,10 @@ mod generate;
 pub mod gguf;
 pub mod hub;
 mod model;
+mod numbers;
 mod ops;
 mod pass;
+mod positions;
 pub mod process;
 pub mod rotary;
 mod sampling;
@@ -47,18 +51,20 @@ pub mod views;
 mod weights;
 
 pub use cache::Cache;
-pub use decoder::{AttentionWeights, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights, Weights};
+pub use chat::{Chat, ChatTemplate, ChatTemplates, Clock, GenerationPrompt, Message, Rendered, RenderedMessage};
+pub use decoder::{AttentionWeights, Compute, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights, Weights};
 pub use endoscope_kernels::Precision;
 pub use error::{Error, Result};
 pub use families::Family;
 pub use generate::{Caching, Finish, Generation, Settings, Step, generate, generate_batch};
 pub use model::Model;
 pub use ops::{Embedding, Linear, Matrix};
+pub use positions::{NamedPositions, PromptTokens};
 pub use sampling::Sampling;
 pub use save::save;
 pub use spec::{
     Activation, AttentionScale, Biases, ExpertWeights, Experts, Mlp, Norm, Order, Placement, Positions, QkNorm,
     QkNormOver, Spec,
 };
-pub use tokenizer::{Bos, Encoded, Tokenizer};
-pub use weights::{Depth, Stored, WeightFiles, WeightSource};
+pub use tokenizer::{Bos, Encoded, EncodedChat, MessageSpan, Tokenizer};
+pub use weights::{Depth, Inventory, Stored, WeightFiles, WeightSource};

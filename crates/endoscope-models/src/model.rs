@@ -6,6 +6,7 @@ use endoscope_kernels::Precision;
 use endoscope_net::{Network, Sites};
 use serde_json::Value;
 
+use crate::chat::ChatTemplates;
 use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
@@ -14,12 +15,12 @@ use crate::gguf::{Gguf, file_of};
 use crate::hub::{self, Reference, Revision};
 use crate::spec::Spec;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Depth, WeightFiles};
+use crate::weights::{Depth, Inventory, WeightFiles};
 
 /// An opened model.
 #[derive(Debug)]
 pub struct Model {
-    /// Where it was opened.
+    /// What was opened: a directory, or a GGUF file.
     pub directory: PathBuf,
     /// The repository of the hub and the commit, if it was opened by a hub id.
     pub revision: Option<Revision>,
@@ -29,22 +30,23 @@ pub struct Model {
     pub decoder: Decoder,
     /// Its tokenizer, if it has one.
     pub tokenizer: Option<Tokenizer>,
-    /// Why a tokenizer that is there cannot be used; only a GGUF file's.
+    /// Why a GGUF file has no tokenizer that can be used.
     pub tokenizer_problem: Option<String>,
-    /// The chat template that a GGUF file holds.
-    pub chat_template: Option<String>,
     /// Tokens that end a generation.
     pub end_tokens: Vec<u32>,
     /// How many weights it has (a tied unembedding counts once).
     pub parameters: u64,
     /// Every file that was read, with its role: `config`, `weights` or `tokenizer`.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// What became of the tensors of its files.
+    pub inventory: Inventory,
 }
 
 impl Model {
-    /// Opens a Hugging Face model directory, a GGUF file, or a directory of one.
+    /// Opens a Hugging Face model directory, a GGUF file, or a directory of one. Matrices are kept in the precision of the
+    /// file (quantised ones as f32): all outputs are those of f32 matrices, bit for bit.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
-        Self::open_as(directory, Precision::F32)
+        Self::open_to(directory.as_ref(), Depth::Stored)
     }
 
     /// Opens it with its matrices kept as said; everything else, and all sums, are f32.
@@ -79,7 +81,7 @@ impl Model {
         let described = Described::read(&snapshot.directory)?;
         let source = match depth {
             Depth::Headers => WeightFiles::of_headers(&snapshot.directory, &snapshot.headers(watch)?)?,
-            Depth::Numbers(_) => {
+            Depth::Stored | Depth::Numbers(_) => {
                 snapshot.fetch_weights(watch)?;
                 WeightFiles::open(&snapshot.directory, depth)?
             }
@@ -89,14 +91,14 @@ impl Model {
 
     fn open_to(directory: &Path, depth: Depth) -> Result<Self> {
         if let Some(file) = file_of(directory)? {
-            return Self::open_gguf(&file, depth);
+            return Ok(Self { directory: directory.to_path_buf(), ..Self::open_gguf(&file, depth)? });
         }
         let described = Described::read(directory)?;
         described.with(WeightFiles::open(directory, depth)?, directory)
     }
 
     fn open_gguf(file: &Path, depth: Depth) -> Result<Self> {
-        let Gguf { config, mut weights, tokenizer, end_tokens, chat_template } = Gguf::open(file, depth)?;
+        let Gguf { config, mut weights, tokenizer, end_tokens, tokenizer_config } = Gguf::open(file, depth)?;
         let config = Config::parse(file, &Value::Object(config).to_string())?;
         let family = Family::of(&config)?;
         let bos = token_ids(config.peek("bos_token_id")).first().copied();
@@ -104,33 +106,39 @@ impl Model {
         weights.complete(&mut spec)?;
         let parameters = weights.parameters();
         let taken = family.weights(&spec, &mut weights)?;
-        weights.finish()?;
+        let (_, inventory) = weights.finish()?;
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut files = vec![("weights", file.to_path_buf())];
         // A tokenizer.json beside the file says more than its metadata can.
-        let (tokenizer, tokenizer_problem) = match (Tokenizer::open(directory, bos)?, tokenizer) {
+        let (mut tokenizer, tokenizer_problem) = match (Tokenizer::open(directory, bos)?, tokenizer) {
             (Some(tokenizer), _) => {
                 files.extend(tokenizer.files.iter().map(|path| ("tokenizer", path.clone())));
                 (Some(tokenizer), None)
             }
-            (None, Ok(None)) => (None, None),
+            (None, Ok(None)) => (None, Some("its metadata hold none".to_string())),
             (None, Err(problem)) => (None, Some(problem)),
             (None, Ok(Some(described))) => match Tokenizer::from_gguf(file, &described) {
                 Ok(tokenizer) => (Some(tokenizer), None),
-                Err(error) => (None, Some(error.to_string())),
+                Err(Error::Tokenizer { reason, .. }) => (None, Some(reason)),
+                Err(error) => return Err(error),
             },
         };
+        if let Some(tokenizer) = &mut tokenizer
+            && tokenizer.templates.names().is_empty()
+        {
+            tokenizer.templates = ChatTemplates::of(&tokenizer_config, file)?;
+        }
         Ok(Self {
-            directory: directory.to_path_buf(),
+            directory: file.to_path_buf(),
             revision: None,
             family,
             decoder: Decoder::new(spec, taken)?,
             tokenizer,
             tokenizer_problem,
-            chat_template,
             end_tokens,
             parameters,
             files,
+            inventory,
         })
     }
 
@@ -147,7 +155,10 @@ impl Model {
     /// Its tokenizer, or an error that says what to do without.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| match &self.tokenizer_problem {
-            Some(problem) => Error::Tokenizer { path: self.directory.clone(), reason: problem.clone() },
+            Some(problem) => Error::Tokenizer {
+                path: self.directory.clone(),
+                reason: format!("{problem}; put its tokenizer.json beside it, or give token ids (--tokens 1,2,3)"),
+            },
             None => Error::NoTokenizer { path: self.directory.join("tokenizer.json") },
         })
     }
@@ -201,7 +212,7 @@ impl Described {
         let weights = family.weights(&spec, &mut source)?;
         let parameters = source.parameters(|name| !family.ignorable(&spec, name));
         let weight_index = source.path.clone();
-        let weight_files = source.finish(|name| family.ignorable(&spec, name))?;
+        let (weight_files, inventory) = source.finish(|name| family.ignorable(&spec, name))?;
         if !weight_files.contains(&weight_index) {
             files.push(("weights", weight_index));
         }
@@ -216,10 +227,10 @@ impl Described {
             decoder,
             tokenizer,
             tokenizer_problem: None,
-            chat_template: None,
             end_tokens,
             parameters,
             files,
+            inventory,
         })
     }
 }

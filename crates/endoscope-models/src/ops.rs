@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use endoscope_kernels::{PackedMatrix, Precision, activation as kernels, add_bias};
 
 use crate::spec::Activation;
@@ -99,17 +99,23 @@ impl Linear {
 /// Vectors of tokens.
 #[derive(Debug, Clone)]
 pub enum Embedding {
-    /// `[vocabulary, d]`.
+    /// `[vocabulary, d]`; 16 bits if it is stored so.
     Table(Tensor),
     /// The columns of the unembedding, kept once.
     Tied(Arc<PackedMatrix>),
 }
 
 impl Embedding {
-    /// `[tokens, d]`.
+    /// `[tokens, d]`, f32 where the table has 16 bits.
     pub fn rows(&self, tokens: &[u32]) -> Result<Tensor> {
         match self {
-            Self::Table(table) => table.index_select(&Tensor::new(tokens, table.device())?, 0),
+            Self::Table(table) => {
+                let rows = table.index_select(&Tensor::new(tokens, table.device())?, 0)?;
+                match rows.dtype() {
+                    DType::BF16 | DType::F16 => rows.to_dtype(DType::F32),
+                    _ => Ok(rows),
+                }
+            }
             Self::Tied(matrix) => matrix.gather(tokens),
         }
     }

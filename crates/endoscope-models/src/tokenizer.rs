@@ -1,10 +1,15 @@
 //! Text to token ids and back, with the beginning-of-sequence token always decided in the open.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
+use tokenizers::{ModelWrapper, NormalizedString, Normalizer};
 
+use crate::chat::{Chat, ChatTemplates, Clock, GenerationPrompt};
 use crate::error::{Error, Result};
 use crate::gguf::Described;
 
@@ -29,6 +34,27 @@ pub struct Encoded {
     pub prepended: Option<String>,
 }
 
+/// A chat as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedChat {
+    /// The prompt that the template wrote.
+    pub text: String,
+    /// Its ids; special tokens that the template wrote are single tokens, and nothing is prepended.
+    pub ids: Vec<u32>,
+    /// Where each message stands, in the order of the chat.
+    pub messages: Vec<MessageSpan>,
+}
+
+/// Where a message stands in a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MessageSpan {
+    /// Who speaks.
+    pub role: String,
+    /// The positions of the tokens that hold what is said, without blanks at its ends; a token that holds something else
+    /// too counts. `None` if nothing is said, or the template leaves it out.
+    pub tokens: Option<Range<usize>>,
+}
+
 /// A tokenizer.json with what tokenizer_config.json says of it.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -38,6 +64,8 @@ pub struct Tokenizer {
     pub bos: Option<(u32, String)>,
     /// Whether the configuration puts it before every text.
     pub prepends_bos: bool,
+    /// The model's chat templates; many models have none.
+    pub templates: ChatTemplates,
     /// Every file that was read.
     pub files: Vec<PathBuf>,
 }
@@ -72,7 +100,8 @@ impl Tokenizer {
             Some(configured) => configured,
             None => bos.as_ref().is_some_and(|(id, _)| processed.first() == Some(id)),
         };
-        Ok(Some(Self { inner, path, bos, prepends_bos, files }))
+        let templates = ChatTemplates::read(directory, &config, &mut files)?;
+        Ok(Some(Self { inner, path, bos, prepends_bos, templates, files }))
     }
 
     /// The tokenizer that the metadata of a GGUF file describe.
@@ -81,7 +110,14 @@ impl Tokenizer {
         let inner = parsed(&described.json).map_err(fail)?;
         let bos = described.bos.and_then(|id| Some((id, inner.id_to_token(id)?)));
         let prepends_bos = described.prepends_bos && bos.is_some();
-        Ok(Self { inner, path: path.to_path_buf(), bos, prepends_bos, files: vec![path.to_path_buf()] })
+        Ok(Self {
+            inner,
+            path: path.to_path_buf(),
+            bos,
+            prepends_bos,
+            templates: ChatTemplates::default(),
+            files: vec![path.to_path_buf()],
+        })
     }
 
     /// The ids of a text. An empty text without BOS is an error, since there is nothing to run.
@@ -110,6 +146,29 @@ impl Tokenizer {
         }
     }
 
+    /// The ids of a chat, and where its messages stand in them. `template` is the name of a template, for models that
+    /// have several. No BOS is put before it: templates write their own.
+    pub fn encode_chat(
+        &self,
+        chat: &Chat,
+        template: Option<&str>,
+        prompt: GenerationPrompt,
+        clock: Clock,
+    ) -> Result<EncodedChat> {
+        let rendered = self.templates.choose(template, chat)?.render_with_places(chat, prompt, clock)?;
+        let fail = |reason: String| Error::Tokenizer { path: self.path.clone(), reason };
+        let encoding = guarded(|| self.inner.encode(rendered.text.as_str(), false)).map_err(fail)?;
+        if encoding.is_empty() {
+            return Err(fail("the chat has no tokens at all".into()));
+        }
+        let span = |message: crate::chat::RenderedMessage| MessageSpan {
+            role: message.role,
+            tokens: message.bytes.and_then(|bytes| covering(encoding.get_offsets(), &bytes)),
+        };
+        let messages = rendered.messages.into_iter().map(span).collect();
+        Ok(EncodedChat { ids: encoding.get_ids().to_vec(), messages, text: rendered.text })
+    }
+
     /// The first token of an answer, and whether there are more. No BOS is ever prepended here.
     pub fn first_token(&self, answer: &str) -> Result<(u32, bool)> {
         let mut ids = self.encode(answer, Bos::Omit)?.ids;
@@ -126,6 +185,32 @@ impl Tokenizer {
     /// The text of ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         guarded(|| self.inner.decode(ids, true)).map_err(|reason| Error::Tokenizer { path: self.path.clone(), reason })
+    }
+
+    /// A text as the tokenizer's own normaliser leaves it: composed, lower-cased, with marks for blanks, or as it was.
+    pub fn normalized(&self, text: &str) -> Result<String> {
+        let Some(normalizer) = self.inner.get_normalizer() else { return Ok(text.to_string()) };
+        let mut normalized = NormalizedString::from(text);
+        guarded(|| normalizer.normalize(&mut normalized))
+            .map_err(|reason| Error::Tokenizer { path: self.path.clone(), reason })?;
+        Ok(normalized.get().to_string())
+    }
+
+    /// Every id that it can give, added tokens too, with the token's own spelling.
+    pub fn vocabulary(&self) -> BTreeMap<u32, String> {
+        self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
+    }
+
+    /// The id that stands for what it has no token for, if it has one.
+    pub fn unknown(&self) -> Option<u32> {
+        let token = match self.inner.get_model() {
+            ModelWrapper::BPE(model) => model.get_unk_token().clone()?,
+            ModelWrapper::WordPiece(model) => model.unk_token.clone(),
+            ModelWrapper::WordLevel(model) => model.unk_token.clone(),
+            // It has a number and keeps it to itself; its files call it so.
+            ModelWrapper::Unigram(_) => "<unk>".to_string(),
+        };
+        self.inner.token_to_id(&token)
     }
 
     /// How one token is shown: its text with its leading space.
@@ -145,6 +230,14 @@ impl Tokenizer {
             _ => token,
         }
     }
+}
+
+/// The tokens, from the first to the last, that hold some of these bytes.
+fn covering(offsets: &[(usize, usize)], bytes: &Range<usize>) -> Option<Range<usize>> {
+    let holds = |&(start, end): &(usize, usize)| start < bytes.end && end > bytes.start;
+    let first = offsets.iter().position(holds)?;
+    let last = offsets.iter().rposition(holds)?;
+    Some(first..last + 1)
 }
 
 /// The tokenizer of a tokenizer.json.

@@ -1,21 +1,25 @@
 //! Weight files: safetensors, single or sharded, with every tensor accounted for.
 //!
-//! A tensor is read when it is asked for, into memory of its own, and packed from there: nothing is mapped, so a file
-//! that is cut short while it is read is an error, and the pages of the file are not counted as ours.
+//! A tensor is read when it is asked for, and a matrix is packed as it is read, some rows at a time: no tensor is held
+//! beside what is made of it. Nothing is mapped, so a file that is cut short while it is read is an error, and the pages of
+//! the file are not counted as ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use endoscope_kernels::Precision;
+use endoscope_kernels::{PackedMatrix, Precision};
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use crate::error::{Error, Result};
+use crate::numbers;
 use crate::ops::Matrix;
 
 /// Where a family takes tensors from, by their names in the file: a checkpoint, or variables to be trained.
@@ -24,6 +28,11 @@ pub trait WeightSource {
     fn has(&self, name: &str) -> bool;
     /// The tensor, of exactly this shape, as f32. A problem may be reported later, all together.
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+    /// A table of this shape, of which few rows are read at a time: f32, or 16 bits if it is stored so. A problem may be
+    /// reported later, all together.
+    fn table(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.get(name, shape)
+    }
     /// How matrices are packed for products; none if they stay tensors, to be trained.
     fn precision(&self) -> Option<Precision> {
         None
@@ -31,10 +40,8 @@ pub trait WeightSource {
     /// The matrices `[inputs, part]` of a linear map that is cut by its outputs: each part is ranges of them, one after
     /// the other. A problem may be reported later, all together.
     fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
-        let weight = match stored {
-            Stored::OutIn { inputs, outputs } => self.get(name, &[outputs, inputs])?.t()?,
-            Stored::InOut { inputs, outputs } => self.get(name, &[inputs, outputs])?,
-        };
+        let weight = self.get(name, &stored.shape())?;
+        let weight = if matches!(stored, Stored::OutIn { .. }) { weight.t()? } else { weight };
         let precision = self.precision();
         parts.iter().map(|part| Matrix::new(chosen(&weight, 1, part)?, precision)).collect()
     }
@@ -59,6 +66,46 @@ pub enum Stored {
     },
 }
 
+impl Stored {
+    /// The shape of the tensor.
+    pub fn shape(self) -> [usize; 2] {
+        match self {
+            Self::OutIn { inputs, outputs } => [outputs, inputs],
+            Self::InOut { inputs, outputs } => [inputs, outputs],
+        }
+    }
+
+    /// The same map, stored the other way round.
+    pub(crate) fn transposed(self) -> Self {
+        match self {
+            Self::OutIn { inputs, outputs } => Self::InOut { inputs, outputs },
+            Self::InOut { inputs, outputs } => Self::OutIn { inputs, outputs },
+        }
+    }
+
+    /// Packs the parts of a matrix of which `read(range, into)` writes some rows of the tensor. No more than a few of
+    /// them are held at once, and several threads read.
+    pub(crate) fn pack<E: Send>(
+        self,
+        parts: &[Vec<Range<usize>>],
+        precision: Precision,
+        read: impl Fn(Range<usize>, &mut [f32]) -> std::result::Result<(), E> + Sync,
+    ) -> std::result::Result<Vec<Matrix>, E> {
+        let packed = match self {
+            Self::OutIn { inputs, .. } => PackedMatrix::read_columns(inputs, parts, precision, read),
+            Self::InOut { inputs, outputs } => PackedMatrix::read_rows(inputs, outputs, parts, precision, read),
+        };
+        Ok(packed?.into_iter().map(|matrix| Matrix::Packed(Arc::new(matrix))).collect())
+    }
+
+    /// What stands for the parts of a matrix that is not read: zeros that take no memory.
+    pub(crate) fn stand_ins(self, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
+        let (Self::OutIn { inputs, .. } | Self::InOut { inputs, .. }) = self;
+        let part = |part: &Vec<Range<usize>>| stand_in(&[inputs, part.iter().map(Range::len).sum()]);
+        parts.iter().map(|ranges| Ok(Matrix::Plain(part(ranges)?))).collect()
+    }
+}
+
 /// Ranges of an axis, one after the other; a view where they are one piece.
 pub(crate) fn chosen(x: &Tensor, axis: usize, parts: &[Range<usize>]) -> Result<Tensor> {
     let pieces = parts.iter().map(|part| x.narrow(axis, part.start, part.len()));
@@ -72,6 +119,8 @@ pub(crate) fn chosen(x: &Tensor, axis: usize, parts: &[Range<usize>]) -> Result<
 /// How much of a checkpoint is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
+    /// Everything, with each matrix in the precision that it has in the file: nothing is rounded, but F64 to f32.
+    Stored,
     /// Everything, with matrices kept as said.
     Numbers(Precision),
     /// Names, shapes and dtypes; tensors are stand-ins of zeros that take no memory.
@@ -84,6 +133,17 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// What torch writes instead.
 pub(crate) const PICKLES: &[&str] = &["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// What became of the tensors of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// How many were read.
+    pub read: usize,
+    /// Those that were read more than once.
+    pub repeated: Vec<String>,
+    /// Those that lie in the file and are known to be no part of the model: buffers of older versions, tied copies.
+    pub ignored: Vec<String>,
+}
 
 /// The header of one safetensors file.
 #[derive(Debug)]
@@ -113,7 +173,8 @@ pub struct WeightFiles {
     open: Vec<File>,
     /// By tensor name.
     tensors: BTreeMap<String, Entry>,
-    used: BTreeSet<String>,
+    /// How often each was asked for.
+    used: BTreeMap<String, usize>,
     problems: Vec<String>,
 }
 
@@ -188,7 +249,7 @@ impl WeightFiles {
                 None => problems.push(format!("the index says that `{name}` is in {file}, but it is not there")),
             }
         }
-        Ok(Self { path, files, depth, open, tensors, used: BTreeSet::new(), problems })
+        Ok(Self { path, files, depth, open, tensors, used: BTreeMap::new(), problems })
     }
 
     /// How many numbers the tensors for which `count` holds have together.
@@ -197,87 +258,148 @@ impl WeightFiles {
         counted.map(|(_, entry)| entry.shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 
-    /// Every problem, or nothing. Tensors that nobody read are a problem unless `ignorable`.
-    pub fn finish(mut self, ignorable: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    /// Every problem, or the files and what became of their tensors. Tensors that nobody read are a problem unless
+    /// `ignorable`.
+    pub fn finish(mut self, ignorable: impl Fn(&str) -> bool) -> Result<(Vec<PathBuf>, Inventory)> {
+        let mut ignored = Vec::new();
         for name in self.tensors.keys() {
-            if !self.used.contains(name) && !ignorable(name) {
+            if self.used.contains_key(name) {
+                continue;
+            }
+            if ignorable(name) {
+                ignored.push(name.clone());
+            } else {
                 self.problems.push(format!(
                     "`{name}` is in the file, but the model that config.json describes has no place for it"
                 ));
             }
         }
+        let repeated = self.used.iter().filter(|(_, times)| **times > 1).map(|(name, _)| name.clone()).collect();
+        let inventory = Inventory { read: self.used.len(), repeated, ignored };
         all_or_nothing(self.path, self.problems)?;
-        Ok(self.files)
+        Ok((self.files, inventory))
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, String> {
+    fn count(&mut self, name: &str) {
+        *self.used.entry(name.to_string()).or_default() += 1;
+    }
+
+    /// Where a tensor of this shape lies.
+    fn entry(&self, name: &str, shape: &[usize]) -> Problem<&Entry> {
         let Some(entry) = self.tensors.get(name) else { return Err(format!("`{name}` (shape {shape:?}) is missing")) };
         if entry.shape != shape {
             return Err(format!("`{name}` has shape {:?}, but {shape:?} is needed", entry.shape));
         }
-        if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+        if !numbers::DTYPES.contains(&entry.dtype) {
             return Err(format!("`{name}` has dtype {:?}; supported are F32, F16, BF16 and F64", entry.dtype));
         }
+        Ok(entry)
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Problem<Tensor> {
+        let entry = self.entry(name, shape)?;
         if self.depth == Depth::Headers {
             return stand_in(shape).map_err(|error| error.to_string());
         }
-        let numbers =
-            numbers(&self.open[entry.file], entry).map_err(|error| format!("`{name}` cannot be read: {error}"))?;
-        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
-            return Err(format!("`{name}` holds {} at flat index {index}; weights must be finite", numbers[index]));
-        }
+        let (file, count) = (&self.open[entry.file], shape.iter().product());
+        let numbers = numbers::read_all(file, entry.dtype, entry.bytes.start, count);
+        let numbers = numbers.map_err(|error| unreadable(name, error))?;
+        check_finite(name, &numbers, 0)?;
         Tensor::from_vec(numbers, shape, &Device::Cpu).map_err(|error| format!("`{name}`: {error}"))
+    }
+
+    /// As it is stored, if that has 16 bits.
+    fn halves(&self, name: &str, shape: &[usize]) -> Problem<Tensor> {
+        let entry = self.entry(name, shape)?;
+        let infinite = match entry.dtype {
+            Dtype::F16 => f16::INFINITY.to_bits(),
+            Dtype::BF16 => bf16::INFINITY.to_bits(),
+            _ => return self.tensor(name, shape),
+        };
+        if self.depth == Depth::Headers {
+            return self.tensor(name, shape);
+        }
+        let (file, count) = (&self.open[entry.file], shape.iter().product());
+        let halves = numbers::read_halves(file, entry.bytes.start, count).map_err(|error| unreadable(name, error))?;
+        if let Some(at) = halves.iter().position(|half| half & infinite == infinite) {
+            let number = match entry.dtype {
+                Dtype::F16 => f16::from_bits(halves[at]).to_f32(),
+                _ => bf16::from_bits(halves[at]).to_f32(),
+            };
+            check_finite(name, &[number], at)?;
+        }
+        let tensor = match entry.dtype {
+            Dtype::F16 => Tensor::from_vec(halves.reinterpret_into::<f16>(), shape, &Device::Cpu),
+            _ => Tensor::from_vec(halves.reinterpret_into::<bf16>(), shape, &Device::Cpu),
+        };
+        tensor.map_err(|error| format!("`{name}`: {error}"))
+    }
+
+    fn matrix(&self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Problem<Vec<Matrix>> {
+        let [_, width] = stored.shape();
+        let entry = self.entry(name, &stored.shape())?;
+        let precision = match (self.depth, entry.dtype) {
+            (Depth::Headers, _) => return stored.stand_ins(parts).map_err(|error| error.to_string()),
+            (Depth::Numbers(precision), _) => precision,
+            (Depth::Stored, Dtype::F16) => Precision::F16,
+            (Depth::Stored, Dtype::BF16) => Precision::Bf16,
+            (Depth::Stored, _) => Precision::F32,
+        };
+        let file = &self.open[entry.file];
+        stored.pack(parts, precision, |rows, into| {
+            let first = rows.start * width;
+            let start = entry.bytes.start + (first * entry.dtype.bitsize() / 8) as u64;
+            numbers::read(file, entry.dtype, start, into).map_err(|error| unreadable(name, error))?;
+            check_finite(name, into, first)
+        })
+    }
+
+    /// Until `finish` reports all problems together.
+    fn or_stand_in<T>(&mut self, found: Problem<T>, stand_in: impl FnOnce() -> Result<T>) -> Result<T> {
+        found.or_else(|problem| {
+            self.problems.push(problem);
+            stand_in()
+        })
+    }
+}
+
+/// What is wrong with a tensor, in words.
+pub(crate) type Problem<T> = std::result::Result<T, String>;
+
+fn unreadable(name: &str, error: std::io::Error) -> String {
+    format!("`{name}` cannot be read: {error}")
+}
+
+/// Refuses numbers, the first of which is number `first` of the tensor, unless all are finite.
+pub(crate) fn check_finite(name: &str, numbers: &[f32], first: usize) -> Problem<()> {
+    match numbers::not_finite(numbers) {
+        Some(at) => Err(format!("`{name}` holds {} at flat index {}; weights must be finite", numbers[at], first + at)),
+        None => Ok(()),
     }
 }
 
 impl WeightSource for WeightFiles {
-    fn precision(&self) -> Option<Precision> {
-        match self.depth {
-            // Stand-ins for what is missing may be of any size.
-            Depth::Numbers(precision) if self.problems.is_empty() => Some(precision),
-            _ => None,
-        }
-    }
-
     fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.used.insert(name.to_string());
-        match self.read(name, shape) {
-            Ok(tensor) => Ok(tensor),
-            Err(problem) => {
-                self.problems.push(problem);
-                // Until `finish` reports all problems together.
-                Ok(stand_in(shape)?)
-            }
-        }
+        self.count(name);
+        let found = self.tensor(name, shape);
+        self.or_stand_in(found, || Ok(stand_in(shape)?))
+    }
+
+    fn table(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.count(name);
+        let found = self.halves(name, shape);
+        self.or_stand_in(found, || Ok(stand_in(shape)?))
     }
 
     fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
-        matrices_or_stand_ins(self, name, stored, parts)
+        self.count(name);
+        let found = self.matrix(name, stored, parts);
+        self.or_stand_in(found, || stored.stand_ins(parts))
     }
-}
-
-/// [`WeightSource::matrices`] of a file: what cannot be packed is a stand-in, of a file that is read no further.
-pub(crate) fn matrices_or_stand_ins(
-    source: &mut impl WeightSource,
-    name: &str,
-    stored: Stored,
-    parts: &[Vec<Range<usize>>],
-) -> Result<Vec<Matrix>> {
-    let (inputs, weight) = match stored {
-        Stored::OutIn { inputs, outputs } => (inputs, source.get(name, &[outputs, inputs])?.t()?),
-        Stored::InOut { inputs, outputs } => (inputs, source.get(name, &[inputs, outputs])?),
-    };
-    let precision = source.precision();
-    let part = |part: &Vec<Range<usize>>| match precision {
-        Some(_) => Matrix::new(chosen(&weight, 1, part)?, precision),
-        // Stand-ins take no memory, joined or not.
-        None => Ok(Matrix::Plain(stand_in(&[inputs, part.iter().map(Range::len).sum()])?)),
-    };
-    parts.iter().map(part).collect()
 }
 
 /// Nothing, or an error that lists the problems.
@@ -296,29 +418,6 @@ pub(crate) fn all_or_nothing(path: PathBuf, mut problems: Vec<String>) -> Result
 /// A broadcast zero takes no memory.
 pub(crate) fn stand_in(shape: &[usize]) -> candle_core::Result<Tensor> {
     Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
-}
-
-/// How many bytes are read at once: what lies in a cache is converted without another trip to memory.
-const PIECE: usize = 1 << 18;
-
-/// The numbers of a tensor as f32, read piece by piece: no second copy of it is ever made.
-fn numbers(mut file: &File, entry: &Entry) -> std::io::Result<Vec<f32>> {
-    let mut left = (entry.bytes.end - entry.bytes.start) as usize;
-    let mut numbers = Vec::with_capacity(entry.shape.iter().product());
-    let mut buffer = vec![0; PIECE.min(left)];
-    file.seek(SeekFrom::Start(entry.bytes.start))?;
-    while left > 0 {
-        let piece = &mut buffer[..PIECE.min(left)];
-        file.read_exact(piece)?;
-        match entry.dtype {
-            Dtype::F16 => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32())),
-            Dtype::BF16 => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32())),
-            Dtype::F64 => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32)),
-            _ => numbers.extend(piece.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
-        }
-        left -= piece.len();
-    }
-    Ok(numbers)
 }
 
 fn no_weights(directory: &Path) -> Error {

@@ -227,6 +227,33 @@ fn headers_that_lie() {
     }
 }
 
+#[test]
+fn a_number_that_is_not_finite_is_named_by_its_place() {
+    for (model, tensor, at) in [
+        // `[out, in]` in 16 bits, and in a table; `[in, out]`, cut into three.
+        ("llama-bf16", "model.layers.0.mlp.down_proj.weight", 50),
+        ("llama-f16", "model.embed_tokens.weight", 7),
+        ("gpt2-odd", "transformer.h.1.attn.c_attn.weight", 333),
+        ("gpt2-odd", "transformer.ln_f.bias", 3),
+    ] {
+        let copy = copy(&goldens().join(model));
+        let path = copy.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let data = 8 + header_length(&bytes);
+        let header: Map<String, Value> = serde_json::from_slice(&bytes[8..data]).unwrap();
+        let start = data + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+        let width = if header[tensor]["dtype"] == "F32" { 4 } else { 2 };
+        // All ones is no number in every dtype. A second one comes later.
+        for at in [at, at + 1] {
+            bytes[start + width * at..][..width].fill(0xff);
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let error = Model::open(copy.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{tensor}` holds NaN at flat index {at};")), "{error}");
+        assert!(Model::open_headers(copy.path()).is_ok());
+    }
+}
+
 /// Any JSON value, with the numbers that break sizes.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -490,7 +517,7 @@ fn random_bytes_are_no_gguf() {
 
 #[test]
 fn mutated_headers_of_gguf() {
-    for model in ["llama", "gpt2", "llama-k"] {
+    for model in ["llama", "gpt2", "llama-k", "falcon-grouped"] {
         let (folder, path) = gguf_folder();
         let bytes = std::fs::read(goldens().join(format!("gguf/{model}.gguf"))).unwrap();
         let header = bytes.len() - taken_apart(model).2.len();
@@ -574,10 +601,10 @@ fn metadata_of_random_values() {
         "tokenizer.ggml.add_bos_token",
         "tokenizer.chat_template",
     ];
-    for model in ["llama", "llama3", "gpt2"] {
+    for model in ["llama", "llama3", "gpt2", "falcon-grouped"] {
         let (folder, path) = gguf_folder();
         let (metadata, infos, data) = taken_apart(model);
-        let architecture = if model == "gpt2" { "gpt2" } else { "llama" };
+        let gguf::Value::Text(architecture) = &metadata["general.architecture"] else { panic!("{metadata:?}") };
         let keys = metadata.keys().cloned().chain(more.iter().map(|key| match key.split_once('.') {
             Some(("general" | "split" | "tokenizer", _)) => key.to_string(),
             _ => format!("{architecture}.{key}"),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use common::gguf::{Info, Metadata, put_together, taken_apart, with_metadata};
 use common::*;
 use endoscope_models::gguf::{GgufFile, Value};
-use endoscope_models::{Bos, Model, Precision};
+use endoscope_models::{Bos, Chat, Clock, GenerationPrompt, Message, Model, Precision};
 use endoscope_net::{Capture, Inputs, Network, Plan};
 
 fn folder() -> PathBuf {
@@ -53,7 +53,7 @@ fn sites_are_those_of_the_model_that_was_converted() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(files.len(), 18);
+    assert_eq!(files.len(), 24);
 }
 
 /// What the goldens must notice: a setting or a tensor that is another.
@@ -89,6 +89,11 @@ fn wrong_settings_and_tensors_are_noticed() {
     swapped("llama", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight");
     swapped("llama", "blk.1.attn_norm.weight", "blk.1.ffn_norm.weight");
     swapped("gpt2", "blk.0.attn_norm.bias", "blk.0.ffn_norm.bias");
+    setting("olmo", "olmo.attention.clamp_kqv", Value::Float(2.));
+    swapped("falcon-grouped", "blk.0.attn_norm.weight", "blk.0.attn_norm_2.weight");
+    swapped("falcon-grouped", "blk.0.attn_qkv.weight", "blk.1.attn_qkv.weight");
+    swapped("stablelm-norms", "blk.0.attn_q_norm.weight", "blk.1.attn_q_norm.weight");
+    swapped("smollm3", "blk.3.attn_q.weight", "blk.0.attn_q.weight");
 }
 
 #[test]
@@ -97,7 +102,7 @@ fn headers_say_what_numbers_say() {
     let (headers, model) = (Model::open_headers(&path).unwrap(), Model::open(&path).unwrap());
     assert_eq!((headers.spec(), headers.parameters), (model.spec(), model.parameters));
     assert_eq!(model.files, [("weights", path.clone())]);
-    assert_eq!((model.directory.as_path(), model.end_tokens.as_slice()), (folder().as_path(), &[2][..]));
+    assert_eq!((model.directory.as_path(), model.end_tokens.as_slice()), (path.as_path(), &[2][..]));
 }
 
 #[test]
@@ -191,6 +196,9 @@ fn settings_that_are_not_supported_are_refused() {
     refused("llama", "llama.attention.head_count_kv", Value::Integers(vec![2, 1]), &["the same for every layer"]);
     refused("llama", "llama.attention.clamp_kqv", Value::Float(8.), &["clamp_kqv", "not known"]);
     refused("llama", "llama.expert_used_count", Value::Integer(2), &["there are none"]);
+    refused("olmo", "olmo.attention.layer_norm_epsilon", Value::Float(1e-6), &["only 1e-5"]);
+    refused("falcon", "falcon.tensor_data_layout", text("meta"), &["\"meta\"", "jploski"]);
+    refused("starcoder", "starcoder.attention.head_count_kv", Value::Integer(4), &["only one for all heads"]);
 }
 
 #[test]
@@ -391,7 +399,49 @@ fn tokenizers_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_chat_template_is_kept() {
-    let (_directory, path) = with_metadata("llama", set("tokenizer.chat_template", Value::Text("{{ x }}".into())));
-    assert_eq!(Model::open(path).unwrap().chat_template.as_deref(), Some("{{ x }}"));
+fn chat_templates_are_those_of_the_metadata_unless_files_have_others() {
+    let text = |text: &str| Value::Text(text.into());
+    let (directory, path) = with_metadata("llama", |metadata| {
+        let mut tokens: Vec<String> = (0..40).map(|id| format!("<{id}>")).collect();
+        tokens[..3].clone_from_slice(&["<unk>".into(), "<s>".into(), "</s>".into()]);
+        metadata.extend([
+            ("tokenizer.ggml.model".to_string(), text("llama")),
+            ("tokenizer.ggml.tokens".to_string(), Value::Texts(tokens)),
+            ("tokenizer.ggml.scores".to_string(), Value::Floats(vec![0.; 40])),
+            ("tokenizer.ggml.token_type".to_string(), Value::Integers(vec![3; 40])),
+            ("tokenizer.chat_template".to_string(), text("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")),
+            ("tokenizer.chat_template.tool_use".to_string(), text("tools")),
+        ]);
+    });
+    let model = Model::open(&path).unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    assert_eq!(tokenizer.templates.names(), ["default", "tool_use"]);
+    let chat = Chat::new(vec![Message::new("user", "<7>")]);
+    let encoded = tokenizer.encode_chat(&chat, None, GenerationPrompt::Omit, Clock::System).unwrap();
+    assert_eq!((encoded.text.as_str(), encoded.ids.as_slice()), ("<s><7></s>", &[1, 7, 2][..]));
+    assert_eq!(encoded.messages[0].tokens, Some(1..2));
+    // One that cannot be compiled is a problem of chats, not of the model; one beside the tokenizer wins.
+    let (_directory, broken) = with_metadata("llama", |metadata| {
+        metadata.clone_from(&GgufFile::open(&path).unwrap().metadata);
+        metadata.insert("tokenizer.chat_template".into(), text("{% if %}"));
+    });
+    let model = Model::open(&broken).unwrap();
+    let failed = model.tokenizer().unwrap().encode_chat(&chat, None, GenerationPrompt::Omit, Clock::System);
+    assert!(failed.unwrap_err().to_string().contains("written.gguf"));
+    let words = r#"{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"<7>": 7}, "unk_token": "<7>"}}"#;
+    std::fs::write(directory.path().join("tokenizer.json"), words).unwrap();
+    let names = |path: &PathBuf| {
+        let model = Model::open(path).unwrap();
+        model.tokenizer().unwrap().templates.names().into_iter().map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&path), ["default", "tool_use"]);
+    std::fs::write(directory.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    assert_eq!(names(&path), ["default"]);
+}
+
+#[test]
+fn a_file_without_a_tokenizer_says_so() {
+    let (_directory, path) = with_metadata("llama", |metadata| drop(metadata.remove("tokenizer.ggml.model")));
+    let error = Model::open(&path).unwrap().tokenizer().unwrap_err().to_string();
+    assert!(error.contains("written.gguf") && error.contains("--tokens"), "{error}");
 }

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
-use endoscope_causal::{Encode, Written};
 use endoscope_models::Model;
-use endoscope_net::{Inputs, Network, Plan};
+use endoscope_net::{Index, Inputs, Network, Plan, TokenRows};
 use endoscope_report::{check_destination, write_atomically};
 use serde_json::json;
 
-use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
+use crate::chat::{self, ChatArguments};
+use crate::input::{self, BosArguments, ModelArgument, PaddingArgument, Prompt, Words};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -21,10 +21,19 @@ pub struct Capture {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
+    chat: ChatArguments,
+    #[command(flatten)]
     bos: BosArguments,
     /// Names, shorthands or globs, separated by commas: `resid_post.*,pattern.0,hook_logits`.
     #[arg(long, value_name = "GLOB[,GLOB]", required = true)]
     sites: String,
+    /// The positions (of attention matrices, the query positions) that are kept: `last`, `2..5`, `last_user`,
+    /// `assistant[0]`, `token:" Paris"`, or several joined by `+`.
+    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
+    positions: Option<String>,
+    /// Where rows shorter than the longest are filled with zeros, in what is written.
+    #[arg(long, value_enum, default_value = "right")]
+    padding: PaddingArgument,
     /// A plan whose edits are made (and whose captures are added).
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -43,37 +52,58 @@ struct Source {
     /// Token ids, separated by commas.
     #[arg(long, value_name = "1,2,3")]
     tokens: Option<String>,
-    /// A prompt file; its clean prompts, which must have equal length.
+    /// A prompt file; its clean prompts, which may differ in length.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+    /// A chat: a JSON file with a list of messages, or with `messages`, `tools` and more; - is standard input.
+    #[arg(long, value_name = "FILE.json")]
+    chat: Option<PathBuf>,
+    /// A chat of one message: what the user says.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    user: Option<String>,
 }
 
 impl Capture {
     pub fn run(self, output: &mut Output) -> Result<()> {
         check_destination(&self.out)?;
         let model = self.model.open()?;
-        let mut plan = match &self.plan {
-            Some(path) => input::plan(path)?,
-            None => Plan::default(),
+        let prompt = match self.source.prompts {
+            Some(_) => None,
+            None => Some(self.prompt(&model, output)?),
         };
-        for site in split_sites(&self.sites) {
-            plan = plan.capture(endoscope_net::Capture::new(site));
+        let mut plan = match (&self.plan, &prompt) {
+            (Some(path), Some(prompt)) => chat::plan(path, &prompt.tokens())?,
+            (Some(path), None) => input::plan(path)?,
+            (None, _) => Plan::default(),
+        };
+        let tokens = prompt.as_ref().map(Prompt::tokens);
+        let positions = self.positions.as_deref().map(|written| chat::index(written, tokens.as_ref())).transpose()?;
+        for capture in self.captures(&model, positions.as_ref())? {
+            plan = plan.capture(capture);
         }
         if plan.captures.is_empty() {
             bail!("--sites {:?} names no site; `inspect` lists them", self.sites);
         }
-        let rows = self.rows(&model, output)?;
-        let inputs = Inputs::tokens(rows.clone())?;
-        let run = model.decoder.run(&inputs, &plan)?;
-        let ids = rows.concat().into_iter().map(i64::from).collect::<Vec<_>>();
-        let tokens = Tensor::from_vec(ids, (rows.len(), rows[0].len()), &Device::Cpu)?;
+        let rows = match &prompt {
+            Some(prompt) => vec![prompt.ids.clone()],
+            None => input::rows(&model, self.source.prompts.as_deref(), self.bos, &self.chat, output)?,
+        };
+        let rows = TokenRows::padded(rows, self.padding.into())?;
+        let run = model.decoder.run(&Inputs::Tokens(rows.clone()), &plan)?;
+        let tokens = rows.tensor(0, &Device::Cpu)?.to_dtype(DType::I64)?;
         let mut tensors = vec![("tokens".to_string(), tokens)];
+        if rows.is_ragged() {
+            tensors.push(("attention_mask".into(), rows.mask(&Device::Cpu)?.to_dtype(DType::I64)?));
+        }
         tensors.extend(run.captured.iter().map(|(site, activation)| (site.to_string(), activation.clone())));
         write_tensors(&self.out, &tensors)?;
         let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), json!(tensor.dims())));
         output.document(&json!({
             "out": self.out.to_string_lossy(),
-            "tokens": rows,
+            "tokens": rows.ids(),
+            "padding": rows.is_ragged().then(|| rows.padding()),
+            "messages": prompt.as_ref().map_or(&[][..], Prompt::messages),
+            "positions": positions,
             "tensors": shapes.collect::<serde_json::Map<_, _>>(),
         }))?;
         for (name, tensor) in &tensors {
@@ -82,25 +112,29 @@ impl Capture {
         output.line(&format!("written to {}", self.out.display()))
     }
 
-    fn rows(&self, model: &Model, output: &Output) -> Result<Vec<Vec<u32>>> {
-        let Some(path) = &self.source.prompts else {
-            let Source { text, tokens, .. } = &self.source;
-            let prompt = input::prompt(model, text.as_deref(), tokens.as_deref(), self.bos.bos(), output)?;
-            return Ok(vec![prompt.ids]);
+    /// What --sites and --positions ask for. Where positions are chosen, each site is a capture of its own, since sites
+    /// carry them on different axes.
+    fn captures(&self, model: &Model, positions: Option<&Index>) -> Result<Vec<endoscope_net::Capture>> {
+        let patterns = split_sites(&self.sites);
+        let Some(positions) = positions else {
+            return Ok(patterns.into_iter().map(endoscope_net::Capture::new).collect());
         };
-        let encoder = ModelEncoder::new(model, self.bos.bos());
-        let row = |(number, pair): (usize, &endoscope_causal::WrittenPair)| match &pair.clean {
-            Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
-            Written::Ids(ids) => Ok(ids.clone()),
-            Written::Text(text) => {
-                encoder.prompt(text).map_err(anyhow::Error::msg).with_context(|| format!("prompt {number}"))
+        let mut captures = Vec::new();
+        for pattern in &patterns {
+            for id in model.sites().resolve(pattern)? {
+                let site = model.sites().get(id);
+                let axis = site.position_axis().with_context(|| format!("site `{}` has no positions", site.name))?;
+                captures.push(endoscope_net::Capture::new(&site.name).at(axis, positions.clone()));
             }
-        };
-        let rows = input::prompts(path)?.0.iter().enumerate().map(row).collect();
-        if let Some(note) = encoder.note() {
-            output.note(&note);
         }
-        rows
+        Ok(captures)
+    }
+
+    fn prompt(&self, model: &Model, output: &Output) -> Result<Prompt> {
+        let Source { text, tokens, chat, user, .. } = &self.source;
+        let words =
+            Words { text: text.as_deref(), tokens: tokens.as_deref(), chat: chat.as_deref(), user: user.as_deref() };
+        input::prompt(model, words, self.bos, &self.chat, output)
     }
 }
 

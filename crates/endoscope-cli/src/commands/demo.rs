@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::patch::{heat_map, tables};
 use crate::output::Output;
-use crate::provenance::provenance;
+use crate::provenance::{next_free, provenance};
 
 /// Fresh data: not the seed of the recipe.
 const SEED: u64 = 20_261_123;
@@ -39,7 +39,7 @@ pub struct Demo {
 impl Demo {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let started = Started::now();
-        let out = self.out.unwrap_or_else(next_free);
+        let out = self.out.unwrap_or_else(|| next_free("demo"));
         let directory = RunDirectory::create(&out)?;
         let unpacked = tempfile::tempdir().context("cannot unpack the shipped organism")?;
         let path = unpacked.path().join("induction");
@@ -65,14 +65,6 @@ impl Demo {
         output.report(&report)?;
         output.line(&format!("\nwritten to {} (open report.html)", path.display()))
     }
-}
-
-fn next_free() -> PathBuf {
-    let name = |number: usize| match number {
-        1 => PathBuf::from("runs/demo"),
-        number => PathBuf::from(format!("runs/demo-{number}")),
-    };
-    (1..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1))
 }
 
 /// One of a head's scores.

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use endoscope_models::{Caching, Sampling, Settings, generate};
-use endoscope_net::Plan;
+use endoscope_models::{Caching, Generation, Model, Sampling, Settings, generate, generate_batch};
+use endoscope_net::{Padding, Plan, TokenRows};
 use endoscope_report::check_destination;
 use serde_json::json;
 
 use super::capture::write_tensors;
-use crate::input::{self, BosArguments, ModelArgument};
+use crate::chat::{self, ChatArguments};
+use crate::input::{self, BosArguments, ModelArgument, Prompt, Words};
 use crate::output::Output;
+use crate::progress;
 
 #[derive(Debug, Args)]
 pub struct Generate {
@@ -20,6 +22,8 @@ pub struct Generate {
     model: ModelArgument,
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    chat: ChatArguments,
     #[command(flatten)]
     bos: BosArguments,
     /// How many tokens at most.
@@ -64,6 +68,15 @@ struct Source {
     /// Token ids, separated by commas.
     #[arg(long, value_name = "1,2,3")]
     tokens: Option<String>,
+    /// A prompt file; its clean prompts are continued together, each as it would be alone with the seed plus its number.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// A chat: a JSON file with a list of messages, or with `messages`, `tools` and more; - is standard input.
+    #[arg(long, value_name = "FILE.json")]
+    chat: Option<PathBuf>,
+    /// A chat of one message: what the user says.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    user: Option<String>,
 }
 
 impl Generate {
@@ -71,15 +84,21 @@ impl Generate {
         // Before any text is shown.
         self.out.as_ref().map(check_destination).transpose()?;
         let model = self.model.open()?;
-        let plan = match &self.plan {
-            Some(path) => input::plan(path)?,
-            None => Plan::default(),
+        let Source { prompt, tokens, chat, user, .. } = &self.source;
+        let words =
+            Words { text: prompt.as_deref(), tokens: tokens.as_deref(), chat: chat.as_deref(), user: user.as_deref() };
+        let prompt = match self.source.prompts {
+            Some(_) => None,
+            None => Some(input::prompt(&model, words, self.bos, &self.chat, output)?),
+        };
+        let plan = match (&self.plan, &prompt) {
+            (Some(path), Some(prompt)) => chat::plan(path, &prompt.tokens())?,
+            (Some(path), None) => input::plan(path)?,
+            (None, _) => Plan::default(),
         };
         if !plan.captures.is_empty() && self.out.is_none() {
             bail!("the plan captures activations; say with --out FILE.safetensors where to write them");
         }
-        let Source { prompt, tokens } = &self.source;
-        let prompt = input::prompt(&model, prompt.as_deref(), tokens.as_deref(), self.bos.bos(), output)?;
         let settings = Settings {
             max_tokens: self.max_tokens,
             sampling: Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed },
@@ -87,9 +106,16 @@ impl Generate {
             stop_at_end_token: !self.ignore_end_token,
             caching: if self.no_cache { Caching::Off } else { Caching::On },
         };
+        match prompt {
+            Some(prompt) => self.one(&model, &prompt, &plan, &settings, output),
+            None => self.several(&model, &plan, &settings, output),
+        }
+    }
+
+    fn one(&self, model: &Model, prompt: &Prompt, plan: &Plan, settings: &Settings, output: &mut Output) -> Result<()> {
         let mut failure = None;
         let has_text = model.tokenizer.is_some();
-        let generation = generate(&model, &prompt.ids, &plan, &settings, |step| {
+        let generation = generate(model, &prompt.ids, plan, settings, |step| {
             let piece = if has_text { step.text.to_string() } else { format!("{} ", step.token) };
             match output.text(&piece) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -109,11 +135,48 @@ impl Generate {
         }
         output.document(&json!({
             "prompt_tokens": prompt.ids,
+            "prompt_text": prompt.chat.as_ref().map(|chat| &chat.text),
+            "messages": prompt.messages(),
             "prepended": prompt.prepended,
             "tokens": generation.tokens,
             "text": generation.text,
             "finish": generation.finish,
             "seed": self.seed,
         }))
+    }
+
+    /// Continues every prompt of a file; what is shown waits for the last, since rows grow together.
+    fn several(&self, model: &Model, plan: &Plan, settings: &Settings, output: &mut Output) -> Result<()> {
+        let rows = input::rows(model, self.source.prompts.as_deref(), self.bos, &self.chat, output)?;
+        let prompts = TokenRows::padded(rows, Padding::default())?;
+        let bar = progress::bar((settings.max_tokens * prompts.rows()) as u64, "generating");
+        let generations = generate_batch(model, &prompts, plan, settings, |_| {
+            bar.inc(1);
+            ControlFlow::Continue(())
+        });
+        bar.finish_and_clear();
+        let generations = generations?;
+        for (row, generation) in generations.iter().enumerate() {
+            let ids = || generation.tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+            let text = generation.text.clone().unwrap_or_else(ids);
+            output.line(&format!("{row}: {}", text.replace('\n', "\\n")))?;
+        }
+        if let Some(path) = &self.out {
+            let named = |(row, generation): (usize, &Generation)| {
+                let captured = generation.captured.iter();
+                captured.map(|(site, activation)| (format!("{row}/{site}"), activation.clone())).collect::<Vec<_>>()
+            };
+            write_tensors(path, &generations.iter().enumerate().flat_map(named).collect::<Vec<_>>())?;
+        }
+        let row = |(row, generation): (usize, &Generation)| {
+            json!({
+                "prompt_tokens": prompts.ids()[row],
+                "tokens": generation.tokens,
+                "text": generation.text,
+                "finish": generation.finish,
+                "seed": settings.sampling.seed.wrapping_add(row as u64),
+            })
+        };
+        output.document(&json!({ "rows": generations.iter().enumerate().map(row).collect::<Vec<_>>() }))
     }
 }

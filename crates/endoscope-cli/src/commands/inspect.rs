@@ -93,7 +93,10 @@ fn text(model: &Model, chosen: &[&Site], all_layers: bool) -> String {
         format!("  vocabulary  {}, {} unembedding", spec.vocabulary, if spec.tied { "tied" } else { "own" }),
     ];
     lines.push(match &model.tokenizer {
-        None => "  tokenizer   none: give token ids (--tokens)".to_string(),
+        None => match &model.tokenizer_problem {
+            None => "  tokenizer   none: give token ids (--tokens)".to_string(),
+            Some(problem) => format!("  tokenizer   none ({problem}): give token ids (--tokens)"),
+        },
         Some(tokenizer) => format!(
             "  tokenizer   {} put before a text",
             match &tokenizer.bos {

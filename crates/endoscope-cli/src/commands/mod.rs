@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod patch;
 mod train;
+mod verify;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -28,6 +29,8 @@ pub enum Command {
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
     Demo(demo::Demo),
+    /// A model's certificate: everything about it that can be checked, checked.
+    Verify(verify::Verify),
     /// Timings of every kind of work, and their share of what the machine can do.
     Bench(bench::Bench),
 }
@@ -41,6 +44,7 @@ impl Command {
             Self::Patch(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
+            Self::Verify(verb) => verb.run(output),
             Self::Bench(verb) => verb.run(output),
         }
     }

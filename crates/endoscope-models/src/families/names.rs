@@ -314,7 +314,7 @@ impl Reader<'_> {
         let unembed = Linear { matrix, bias: bias.transpose()? };
         Ok(match &unembed.matrix {
             Matrix::Packed(matrix) if spec.tied => (Embedding::Tied(matrix.clone()), unembed),
-            _ => (Embedding::Table(self.source.get(name, &[vocabulary, d_model])?), unembed),
+            _ => (Embedding::Table(self.source.table(name, &[vocabulary, d_model])?), unembed),
         })
     }
 }

@@ -42,7 +42,11 @@ const ARCHITECTURES: &[Architecture] = &[
     architecture("gpt2", Names::GPT2, gpt2),
     architecture("gptneox", Names::GPTNEOX, gpt_neox),
     architecture("starcoder2", Names::STARCODER2, starcoder2),
-    architecture("stablelm", Names::PLAIN, stablelm),
+    architecture("stablelm", Names::STABLELM, stablelm),
+    architecture("falcon", Names::FALCON, falcon),
+    architecture("starcoder", Names::STARCODER, starcoder),
+    architecture("olmo", Names::LLAMA, olmo),
+    architecture("smollm3", Names::LLAMA, smollm3),
     architecture("olmo2", Names::POST_NORMS, olmo2),
     architecture("granite", Names::LLAMA, granite),
 ];
@@ -277,8 +281,8 @@ fn gemma2(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
     set(
         &mut config,
         json!({
-            "attn_logit_softcapping": keys.number("attn_logit_softcapping"),
-            "final_logit_softcapping": keys.number("final_logit_softcapping"),
+            "attn_logit_softcapping": keys.number("attn_logit_softcapping").unwrap_or(50.),
+            "final_logit_softcapping": keys.number("final_logit_softcapping").unwrap_or(30.),
             "sliding_window": keys.needed("attention.sliding_window"),
         }),
     );
@@ -292,6 +296,7 @@ fn gemma3(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
     set(
         &mut config,
         json!({
+            "final_logit_softcapping": keys.number("final_logit_softcapping"),
             "rope_local_base_freq": keys.number("rope.freq_base_swa").unwrap_or(10000.),
             "sliding_window": keys.needed("attention.sliding_window"),
             "sliding_window_pattern": keys.count("attention.sliding_window_pattern").unwrap_or(6),
@@ -354,19 +359,86 @@ fn starcoder2(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
 fn stablelm(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
     let mut config = common(keys, tensors, "stablelm", "layer_norm_eps");
     rotary(keys, &mut config, Some("partial_rotary_factor"));
-    if tensors.has("blk.0.attn_q_norm.weight") {
-        keys.problem("norms of queries and keys of StableLM are not supported in GGUF files".into());
-    }
     let parallel = keys.switch("use_parallel_residual").unwrap_or(false);
     set(
         &mut config,
         json!({
             "hidden_act": "silu",
             "use_qkv_bias": tensors.has("blk.0.attn_q.bias"),
-            "qk_layernorm": false,
+            "qk_layernorm": tensors.has("blk.0.attn_q_norm.weight"),
             "use_parallel_residual": parallel,
         }),
     );
+    config
+}
+
+/// Falcon 7b, and 40b and 11b with heads in groups. Those with ALiBi have no GGUF files.
+fn falcon(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
+    let heads = keys.needed("attention.head_count");
+    let kv_heads = keys.count("attention.head_count_kv").unwrap_or(1);
+    let two_norms = tensors.has("blk.0.attn_norm_2.weight");
+    let grouped = two_norms || kv_heads > 1;
+    // Which of two orders heads lie in; files of the other are older than the format.
+    if let Some(layout) = keys.text("tensor_data_layout").filter(|&layout| layout != "jploski") {
+        keys.problem(format!("`falcon.tensor_data_layout` is {layout:?}; only \"jploski\" is known"));
+    }
+    let mut config = object(json!({
+        "model_type": "falcon",
+        "hidden_size": keys.needed("embedding_length"),
+        "num_hidden_layers": keys.needed("block_count"),
+        "num_attention_heads": heads,
+        "num_kv_heads": kv_heads,
+        "ffn_hidden_size": keys.needed("feed_forward_length"),
+        "max_position_embeddings": keys.needed("context_length"),
+        "layer_norm_epsilon": keys.number("attention.layer_norm_epsilon").unwrap_or(1e-5),
+        "new_decoder_architecture": grouped,
+        "num_ln_in_parallel_attn": if two_norms { 2 } else { 1 },
+        "multi_query": !grouped,
+        "parallel_attn": true,
+        "bias": false,
+        "alibi": false,
+        "activation": "gelu",
+        "tie_word_embeddings": !tensors.has("output.weight"),
+    }));
+    rotary(keys, &mut config, None);
+    config
+}
+
+fn starcoder(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
+    let mut config = gpt2(keys, tensors);
+    if let Some(kv_heads) = keys.count("attention.head_count_kv").filter(|&kv_heads| kv_heads != 1) {
+        keys.problem(format!("`starcoder.attention.head_count_kv` is {kv_heads}; only one for all heads is supported"));
+    }
+    let differs = json!({
+        "model_type": "gpt_bigcode",
+        "activation_function": "gelu_pytorch_tanh",
+        "multi_query": true,
+    });
+    set(&mut config, differs);
+    config
+}
+
+fn olmo(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
+    let mut config = common(keys, tensors, "olmo", "layer_norm_eps");
+    rotary(keys, &mut config, None);
+    // Not in config.json: OLMo's norms have always had this one.
+    if let Some(epsilon) = config.remove("layer_norm_eps").filter(|epsilon| *epsilon != json!(1e-5)) {
+        keys.problem(format!("`olmo.attention.layer_norm_epsilon` is {epsilon}; only 1e-5 is supported"));
+    }
+    set(
+        &mut config,
+        json!({
+            "hidden_act": "silu",
+            "attention_bias": false,
+            "clip_qkv": keys.number("attention.clamp_kqv"),
+        }),
+    );
+    config
+}
+
+fn smollm3(keys: &mut Keys, tensors: &Tensors) -> Map<String, Json> {
+    let mut config = llama(keys, tensors);
+    set(&mut config, json!({"model_type": "smollm3", "no_rope_layer_interval": 4}));
     config
 }
 

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Take};
+use std::io::{BufReader, Read, Take};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::blocks::Encoding;
 use crate::error::{Error, Result};
+use crate::numbers::read_exact_at;
+use crate::weights::Problem;
 
 /// The longest header, counted over keys, values and tensor names: far more than any vocabulary needs.
 const LONGEST_HEADER: u64 = 1 << 28;
@@ -81,33 +83,29 @@ impl GgufFile {
         Ok(Self { path: path.to_path_buf(), metadata, tensors, file })
     }
 
-    /// The numbers `range` of a tensor as f32, read piece by piece; `range` must be of whole blocks.
-    pub fn numbers(&self, tensor: &TensorInfo, range: Range<usize>) -> std::result::Result<Vec<f32>, String> {
+    /// Fills `into` with the numbers of a tensor from number `first` on, as f32, read piece by piece: whole blocks. Threads
+    /// do not disturb each other.
+    pub fn read(&self, tensor: &TensorInfo, first: usize, into: &mut [f32]) -> Problem<()> {
         let Encoding { block, bytes, .. } = tensor.encoding;
-        if !range.start.is_multiple_of(block) || !range.end.is_multiple_of(block) {
-            return Err(format!("numbers {} to {} are no whole blocks of {block}", range.start, range.end));
+        let end = first + into.len();
+        if !first.is_multiple_of(block) || !end.is_multiple_of(block) {
+            return Err(format!("numbers {first} to {end} are no whole blocks of {block}"));
         }
-        let start = tensor.bytes.start + (range.start / block * bytes) as u64;
-        let mut left = range.len() / block * bytes;
-        if start + left as u64 > tensor.bytes.end {
-            return Err(format!("it has no numbers up to {}", range.end));
+        let mut start = tensor.bytes.start + (first / block * bytes) as u64;
+        if start + (into.len() / block * bytes) as u64 > tensor.bytes.end {
+            return Err(format!("it has no numbers up to {end}"));
         }
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(start)).map_err(|error| error.to_string())?;
-        let mut numbers = Vec::with_capacity(range.len());
-        let mut buffer = vec![0; (PIECE / bytes * bytes).min(left)];
-        while left > 0 {
-            let piece_length = buffer.len().min(left);
-            let piece = &mut buffer[..piece_length];
-            file.read_exact(piece).map_err(|error| error.to_string())?;
-            numbers.extend(tensor.encoding.numbers(piece).map_err(|error| error.to_string())?);
-            left -= piece.len();
+        let piece = PIECE / bytes * block;
+        let mut buffer = vec![0; piece.min(into.len()) / block * bytes];
+        for numbers in into.chunks_mut(piece) {
+            let blocks = &mut buffer[..numbers.len() / block * bytes];
+            read_exact_at(&self.file, blocks, start).map_err(|error| error.to_string())?;
+            numbers.copy_from_slice(&tensor.encoding.numbers(blocks).map_err(|error| error.to_string())?);
+            start += blocks.len() as u64;
         }
-        Ok(numbers)
+        Ok(())
     }
 }
-
-type Problem<T> = std::result::Result<T, String>;
 
 /// The header, read from front to back.
 struct Header<'a> {

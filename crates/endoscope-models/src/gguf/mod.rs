@@ -37,8 +37,8 @@ pub struct Gguf {
     pub tokenizer: std::result::Result<Option<Described>, String>,
     /// Tokens that end a text or a turn.
     pub end_tokens: Vec<u32>,
-    /// Its chat template, in Jinja.
-    pub chat_template: Option<String>,
+    /// What its tokenizer_config.json would say of special tokens and chat templates.
+    pub tokenizer_config: Json,
 }
 
 impl Gguf {
@@ -60,18 +60,15 @@ impl Gguf {
         };
         let mut end_tokens: Vec<u32> = ["eos", "eot", "eom"].into_iter().filter_map(id).collect();
         end_tokens.dedup();
-        let chat_template = match file.metadata.get("tokenizer.chat_template") {
-            Some(Value::Text(template)) => Some(template.clone()),
-            _ => None,
-        };
-        let count = |names: [&str; 2]| {
+        let tokenizer_config = tokenizer::configuration(&file.metadata);
+        let count = |names: &[&str]| {
             let count = names.iter().find_map(|name| config.get(*name)?.as_u64()).unwrap_or(1);
             usize::try_from(count).unwrap_or(1).max(1)
         };
-        let queries = count(["num_attention_heads", "n_head"]);
-        let keys = count(["num_key_value_heads", "num_attention_heads"]);
+        let queries = count(&["num_attention_heads", "n_head"]);
+        let keys = count(&["num_key_value_heads", "num_kv_heads", "num_attention_heads"]);
         let weights = GgufWeights::new(file, architecture.names, Heads { queries, keys }, depth);
-        Ok(Self { config, weights, tokenizer, end_tokens, chat_template })
+        Ok(Self { config, weights, tokenizer, end_tokens, tokenizer_config })
     }
 }
 

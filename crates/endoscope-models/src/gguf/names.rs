@@ -15,9 +15,11 @@ pub enum Undo {
     Transpose,
     /// Rows `[head, q k v, d_head]` were sorted to `[q k v, head, d_head]`.
     SortHeads,
+    /// Rows `[group, q… k v, d_head]` were sorted to all q, all k, all v.
+    SortGroups,
 }
 
-/// One row: the weight's name without its last part, `{}` for the layer and `{e}` for the expert; the tensor's.
+/// One row: the weight's name without its last part, `{}` for the layer and `{e}` for the expert (or head); the tensor's.
 type Row = (&'static str, &'static str, Undo);
 
 /// The names of one architecture.
@@ -29,13 +31,13 @@ pub struct Names(&'static [&'static [Row]]);
 pub struct Place {
     /// The tensor's name.
     pub tensor: String,
-    /// Which slice along its first axis, if experts share a tensor.
+    /// Which slice along its first axis, if experts (or heads' norms) share a tensor.
     pub expert: Option<usize>,
     /// What was done to it.
     pub undo: Undo,
 }
 
-use Undo::{AddOne, KeyRows, Nothing, QueryRows, SortHeads, Transpose};
+use Undo::{AddOne, KeyRows, Nothing, QueryRows, SortGroups, SortHeads, Transpose};
 
 const ENDS: &[Row] = &[
     ("model.embed_tokens", "token_embd", Nothing),
@@ -100,6 +102,11 @@ const POST_NORMS: &[Row] = &[
     ("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm", Nothing),
 ];
 
+const HEAD_NORMS: &[Row] = &[
+    ("model.layers.{}.self_attn.q_layernorm.norms.{e}", "blk.{}.attn_q_norm", Nothing),
+    ("model.layers.{}.self_attn.k_layernorm.norms.{e}", "blk.{}.attn_k_norm", Nothing),
+];
+
 const PHI2: &[Row] = &[
     ("model.final_layernorm", "output_norm", Nothing),
     ("model.layers.{}.self_attn.dense", "blk.{}.attn_output", Nothing),
@@ -131,6 +138,27 @@ const GPT2_ROWS: &[Row] = &[
     ("transformer.h.{}.mlp.c_proj", "blk.{}.ffn_down", Transpose),
 ];
 
+/// Matrices as torch.nn.Linear has them.
+const LINEAR_GPT2: &[Row] = &[
+    ("transformer.h.{}.attn.c_attn", "blk.{}.attn_qkv", Nothing),
+    ("transformer.h.{}.attn.c_proj", "blk.{}.attn_output", Nothing),
+    ("transformer.h.{}.mlp.c_fc", "blk.{}.ffn_up", Nothing),
+    ("transformer.h.{}.mlp.c_proj", "blk.{}.ffn_down", Nothing),
+];
+
+const FALCON_ROWS: &[Row] = &[
+    ("transformer.word_embeddings", "token_embd", Nothing),
+    ("transformer.ln_f", "output_norm", Nothing),
+    ("lm_head", "output", Nothing),
+    ("transformer.h.{}.input_layernorm", "blk.{}.attn_norm", Nothing),
+    ("transformer.h.{}.ln_mlp", "blk.{}.attn_norm", Nothing),
+    ("transformer.h.{}.ln_attn", "blk.{}.attn_norm_2", Nothing),
+    ("transformer.h.{}.self_attention.query_key_value", "blk.{}.attn_qkv", SortGroups),
+    ("transformer.h.{}.self_attention.dense", "blk.{}.attn_output", Nothing),
+    ("transformer.h.{}.mlp.dense_h_to_4h", "blk.{}.ffn_up", Nothing),
+    ("transformer.h.{}.mlp.dense_4h_to_h", "blk.{}.ffn_down", Nothing),
+];
+
 const GPTNEOX_ROWS: &[Row] = &[
     ("gpt_neox.embed_in", "token_embd", Nothing),
     ("gpt_neox.final_layer_norm", "output_norm", Nothing),
@@ -146,8 +174,10 @@ const GPTNEOX_ROWS: &[Row] = &[
 impl Names {
     /// Llama and Mixtral.
     pub const LLAMA: Self = Self(&[INTERLEAVED, ATTENTION, SECOND_NORM, GATED, MIXTRAL, ENDS]);
-    /// Qwen2, Qwen3, StableLM.
+    /// Qwen2, Qwen3.
     pub const PLAIN: Self = Self(&[ATTENTION, SECOND_NORM, GATED, ENDS]);
+    /// StableLM.
+    pub const STABLELM: Self = Self(&[ATTENTION, HEAD_NORMS, SECOND_NORM, GATED, ENDS]);
     /// Qwen3 with experts.
     pub const EXPERTS: Self = Self(&[ATTENTION, SECOND_NORM, EXPERTS, ENDS]);
     /// Gemma 1.
@@ -164,6 +194,10 @@ impl Names {
     pub const STARCODER2: Self = Self(&[ATTENTION, SECOND_NORM, STARCODER2, ENDS]);
     /// GPT-2.
     pub const GPT2: Self = Self(&[GPT2_ROWS]);
+    /// StarCoder.
+    pub const STARCODER: Self = Self(&[LINEAR_GPT2, GPT2_ROWS]);
+    /// Falcon.
+    pub const FALCON: Self = Self(&[FALCON_ROWS]);
     /// GPT-NeoX and Pythia.
     pub const GPTNEOX: Self = Self(&[GPTNEOX_ROWS]);
 

@@ -46,6 +46,29 @@ pub fn described(metadata: &BTreeMap<String, Value>) -> Result<Option<Described>
     Ok(Some(Described { json: json.to_string(), bos, prepends_bos }))
 }
 
+/// The special tokens and the chat templates that metadata hold, in the form of a tokenizer_config.json.
+pub fn configuration(metadata: &BTreeMap<String, Value>) -> Json {
+    let token = |id: &str| match (metadata.get(id)?, metadata.get("tokenizer.ggml.tokens")?) {
+        (&Value::Integer(id), Value::Texts(tokens)) => tokens.get(usize::try_from(id).ok()?),
+        _ => None,
+    };
+    let mut config = serde_json::Map::new();
+    for (key, name) in [("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")] {
+        if let Some(token) = token(&format!("tokenizer.ggml.{key}_token_id")) {
+            config.insert(format!("{name}_token"), token.as_str().into());
+        }
+    }
+    // One a key: the key's rest is the name.
+    let templates =
+        metadata.iter().filter_map(|(key, value)| match (key.strip_prefix("tokenizer.chat_template")?, value) {
+            ("", Value::Text(template)) => Some(("default".to_string(), Json::from(template.as_str()))),
+            (name, Value::Text(template)) => Some((name.strip_prefix('.')?.to_string(), template.as_str().into())),
+            _ => None,
+        });
+    config.insert("chat_template".into(), Json::Object(templates.collect()));
+    config.into()
+}
+
 #[derive(Clone, Copy)]
 struct Metadata<'a>(&'a BTreeMap<String, Value>);
 

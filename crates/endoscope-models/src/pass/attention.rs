@@ -24,10 +24,13 @@ impl Pass<'_, '_> {
         };
         let k = projected(&weights.k, x, weights.k_norm.as_ref(), kv_heads)?;
         let v = projected(&weights.v, x, None, kv_heads)?;
-        let k = self.taps.at(sites.k, k)?;
-        let v = self.taps.at(sites.v, v)?;
+        let k = self.at(sites.k, k)?;
+        let v = self.at(sites.v, v)?;
         let k = match angles {
-            Some(angles) => self.taps.at(sites.rot_k, angles.rotate(&k, &self.positions())?)?,
+            Some(angles) => {
+                let turned = angles.rotate(&k, &self.positions())?;
+                self.at(sites.rot_k, turned)?
+            }
             None => k,
         };
         // Whose keys these are, before rows are left out.
@@ -37,9 +40,12 @@ impl Pass<'_, '_> {
             false => x.clone(),
         };
         let q = self.decoder.projected(&weights.q, &x, weights.q_norm.as_ref(), (x.dim(0)?, heads, d_head))?;
-        let q = self.taps.at(sites.q, q)?;
+        let q = self.at(sites.q, q)?;
         let q = match angles {
-            Some(angles) => self.taps.at(sites.rot_q, angles.rotate(&q, &self.positions())?)?,
+            Some(angles) => {
+                let turned = angles.rotate(&q, &self.positions())?;
+                self.at(sites.rot_q, turned)?
+            }
             None => q,
         };
         let graph = [&q, &k, &v].iter().any(|x| x.track_op())
@@ -48,7 +54,7 @@ impl Pass<'_, '_> {
             true => self.attention_with_gradient(layer, &q, &k, &v, &sequences)?,
             false => self.fused_attention(layer, &q, &k, &v, &sequences)?,
         };
-        self.taps.at(sites.z, z)
+        self.at(sites.z, z)
     }
 
     /// The position of each row.
@@ -291,7 +297,7 @@ impl Decoder {
         norm: Option<&NormWeights>,
         shape: (usize, usize, usize),
     ) -> Result<Tensor> {
-        let mut y = linear.forward(x)?;
+        let mut y = self.rounded(linear.forward(x)?)?;
         let all_heads = self.spec.qk_norm.is_some_and(|norm| norm.over == QkNormOver::AllHeads);
         if let (Some(weights), Some(qk_norm), true) = (norm, self.spec.qk_norm, all_heads) {
             y = self.qk_norm(weights, qk_norm, &y)?;

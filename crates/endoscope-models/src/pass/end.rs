@@ -111,11 +111,12 @@ impl Decoder {
 
     /// Logits of what the unembedding puts out.
     fn logits(&self, x: Tensor) -> Result<Tensor> {
+        let x = self.rounded(x)?;
         let x = if self.spec.logit_scale == 1. { x } else { (x * self.spec.logit_scale)? };
-        match self.spec.logit_softcap {
-            Some(cap) => Ok(soft_cap(&x, cap)?),
-            None => Ok(x),
-        }
+        self.rounded(match self.spec.logit_softcap {
+            Some(cap) => soft_cap(&x, cap)?,
+            None => x,
+        })
     }
 
     /// The end of each run: `[b s, d] -> [b, read positions, read columns]`.

@@ -16,8 +16,7 @@ use endoscope_kernels::attention::KeysValues;
 use endoscope_net::{Result, SiteId, Tap, Taps, Work};
 
 use crate::cache::Cache;
-use crate::decoder::{Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights};
-use crate::experts;
+use crate::decoder::{Compute, Decoder, DenseWeights, LayerWeights, MlpWeights, NormWeights};
 use crate::ops;
 use crate::sites::{LayerSites, NormSites};
 use crate::spec::{Norm, Order};
@@ -93,12 +92,12 @@ impl<'p, 'm> Pass<'p, 'm> {
             Order::Parallel => Some(self.stream.clone()),
             Order::ParallelSharedNorm => Some(normed.clone()),
         };
-        let attn_in = self.taps.at(sites.attn_in, normed)?;
+        let attn_in = self.at(sites.attn_in, normed)?;
         let z = self.attention(layer, &attn_in)?;
         let output = &weights.attention.o;
         let between = [sites.result, sites.attn_out_raw, sites.attn_out].into_iter().any(|id| self.taps.wants(id));
         let shape = (z.dim(0)?, self.decoder.spec.heads * self.decoder.spec.d_head);
-        if !between && self.decoder.writes_directly() {
+        if !between && self.decoder.fuses_sums() {
             self.stream = output.forward_onto(&z.reshape(shape)?, &self.stream)?;
             return Ok(());
         }
@@ -111,10 +110,10 @@ impl<'p, 'm> Pass<'p, 'm> {
                 out = (out + (rewritten - result)?.sum(1)?)?;
             }
         }
-        let out = self.taps.at(sites.attn_out_raw, out)?;
+        let out = self.at(sites.attn_out_raw, out)?;
         let out = self.written(weights.ln1_post.as_ref(), &sites.ln1_post, out)?;
-        let out = self.taps.at(sites.attn_out, out)?;
-        self.stream = (&self.stream + out)?;
+        let out = self.at(sites.attn_out, out)?;
+        self.stream = self.decoder.rounded((&self.stream + out)?)?;
         Ok(())
     }
 
@@ -137,12 +136,12 @@ impl<'p, 'm> Pass<'p, 'm> {
             (Some(start), _) => self.norm_of(weights.ln2.as_ref(), &sites.ln2, start)?,
             (None, _) => self.normed(weights.ln2.as_ref(), &sites.ln2)?,
         };
-        let mlp_in = self.taps.at(sites.mlp_in, normed)?;
+        let mlp_in = self.at(sites.mlp_in, normed)?;
         let between = self.taps.wants(sites.mlp_out_raw) || self.taps.wants(sites.mlp_out);
         let out = match &weights.mlp {
             MlpWeights::Dense(mlp) => {
                 let post = self.neurons(mlp, sites, &mlp_in)?;
-                if !between && self.decoder.writes_directly() {
+                if !between && self.decoder.fuses_sums() {
                     self.stream = mlp.down.forward_onto(&post, &self.stream)?;
                     return Ok(());
                 }
@@ -154,29 +153,28 @@ impl<'p, 'm> Pass<'p, 'm> {
                         "layer {layer} has experts that its spec lacks"
                     )));
                 };
-                let activation = self.decoder.spec.activation;
-                experts::forward(spec, activation, router, experts, sites, &mlp_in, &mut self.taps)?
+                self.decoder.experts(spec, router, experts, sites, &mlp_in, &mut self.taps)?
             }
         };
-        let out = self.taps.at(sites.mlp_out_raw, out)?;
+        let out = self.at(sites.mlp_out_raw, out)?;
         let out = self.written(weights.ln2_post.as_ref(), &sites.ln2_post, out)?;
-        let out = self.taps.at(sites.mlp_out, out)?;
-        self.stream = (&self.stream + out)?;
+        let out = self.at(sites.mlp_out, out)?;
+        self.stream = self.decoder.rounded((&self.stream + out)?)?;
         Ok(())
     }
 
     /// What the down projection reads: `[r, d] -> [r, m]`.
     fn neurons(&mut self, mlp: &DenseWeights, sites: &LayerSites, mlp_in: &Tensor) -> Result<Tensor> {
         let activation = self.decoder.spec.activation;
-        let pre = self.taps.at(sites.pre, mlp.gate.forward(mlp_in)?)?;
+        let pre = self.at(sites.pre, mlp.gate.forward(mlp_in)?)?;
         let post = match &mlp.up {
             Some(up) => {
-                let pre_linear = self.taps.at(sites.pre_linear, up.forward(mlp_in)?)?;
+                let pre_linear = self.at(sites.pre_linear, up.forward(mlp_in)?)?;
                 ops::activate_gated(activation, &pre, &pre_linear)?
             }
             None => ops::activate(activation, &pre)?,
         };
-        self.taps.at(sites.post, post)
+        self.at(sites.post, post)
     }
 
     /// What is added to the stream of what attention or the MLP put out.
@@ -191,6 +189,12 @@ impl<'p, 'm> Pass<'p, 'm> {
     /// The residual stream after a layer.
     pub fn reach_end(&mut self, layer: usize) -> Result<()> {
         self.at_stream(self.decoder.sites.layers[layer].resid_post)
+    }
+
+    /// Hands over what an operation puts out.
+    fn at(&mut self, id: SiteId, activation: Tensor) -> Result<Tensor> {
+        let activation = self.decoder.rounded(activation)?;
+        self.taps.at(id, activation)
     }
 
     fn at_stream(&mut self, id: SiteId) -> Result<()> {
@@ -219,20 +223,20 @@ impl Decoder {
     fn norm(&self, weights: &NormWeights, sites: &NormSites, x: &Tensor, taps: &mut Taps) -> Result<Tensor> {
         let (centre, epsilon) = (centre(self.spec.norm), self.spec.epsilon);
         if !taps.wants(sites.scale) && !taps.wants(sites.normalized) {
-            return Ok(endoscope_kernels::norm(x, &weights.weight, weights.bias.as_ref(), centre, epsilon)?);
+            return self.rounded(endoscope_kernels::norm(x, &weights.weight, weights.bias.as_ref(), centre, epsilon)?);
         }
         let scale = taps.at(sites.scale, endoscope_kernels::norm_scale(x, centre, epsilon)?)?;
         let normalized = taps.at(sites.normalized, endoscope_kernels::norm_normalize(x, &scale, centre)?)?;
         let weighted = normalized.broadcast_mul(&weights.weight)?;
-        Ok(match &weights.bias {
+        self.rounded(match &weights.bias {
             Some(bias) => weighted.broadcast_add(bias)?,
             None => weighted,
         })
     }
 
-    /// Whether what attention and MLP put out is added to the stream as it is.
-    pub(crate) fn writes_directly(&self) -> bool {
-        !self.spec.placement.after() && self.spec.residual_scale == 1.
+    /// Whether what attention and MLP put out is added to the stream as it is, so that product and sum may be one operation.
+    fn fuses_sums(&self) -> bool {
+        !self.spec.placement.after() && self.spec.residual_scale == 1. && self.compute == Compute::F32
     }
 }
 

@@ -46,14 +46,14 @@ pub struct Bench {
 impl Bench {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let directory = self.model.as_deref();
-        let precision = self.weights.precision();
+        let depth = self.weights.depth();
         match self.work {
-            None => suite::run(directory, &self.only, self.repeats as usize, precision, output),
+            None => suite::run(directory, &self.only, self.repeats as usize, depth, output),
             Some(work) => {
                 let usual = work.usual_size();
                 let given = |given: Option<u32>, usual: usize| given.map_or(usual, |given| given as usize);
                 let size = Size { batch: given(self.batch, usual.batch), length: given(self.length, usual.length) };
-                worker::run(directory, work, size, precision)
+                worker::run(directory, work, size, depth)
             }
         }
     }

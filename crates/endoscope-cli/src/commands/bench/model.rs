@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use endoscope_models::{Decoder, Depth, Family, Model, Precision, Spec, WeightSource};
+use endoscope_models::{Decoder, Depth, Family, Inventory, Model, Precision, Spec, WeightSource};
 use endoscope_train::{ModelRecipe, Parameters};
 
 use crate::input;
@@ -32,10 +32,10 @@ pub const INIT_STD: f64 = 0.02;
 pub const SEED: u64 = 1;
 
 /// The model in `directory`, or a random one.
-pub fn open(directory: Option<&Path>, precision: Precision) -> Result<Model> {
+pub fn open(directory: Option<&Path>, depth: Depth) -> Result<Model> {
     match directory {
-        Some(directory) => input::open(directory, Depth::Numbers(precision)),
-        None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY), precision),
+        Some(directory) => input::open(directory, depth),
+        None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY), depth),
     }
 }
 
@@ -47,7 +47,11 @@ pub fn name(directory: Option<&Path>) -> String {
     }
 }
 
-fn random(family: Family, spec: Spec, precision: Precision) -> Result<Model> {
+fn random(family: Family, spec: Spec, depth: Depth) -> Result<Model> {
+    let precision = match depth {
+        Depth::Numbers(precision) => precision,
+        Depth::Stored | Depth::Headers => Precision::F32,
+    };
     let mut source = Frozen { initial: Parameters::new(SEED, INIT_STD, spec.layers), precision };
     let weights = family.weights(&spec, &mut source)?;
     let parameters = source.initial.variables.values().map(|variable| variable.elem_count() as u64).sum();
@@ -59,10 +63,10 @@ fn random(family: Family, spec: Spec, precision: Precision) -> Result<Model> {
         decoder,
         tokenizer: None,
         tokenizer_problem: None,
-        chat_template: None,
         end_tokens: Vec::new(),
         parameters,
         files: Vec::new(),
+        inventory: Inventory::default(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use endoscope_models::Precision;
+use endoscope_models::Depth;
 use serde_json::{Value, json};
 
 use super::model;
@@ -28,13 +28,7 @@ struct Machine {
     copy_bytes: f64,
 }
 
-pub fn run(
-    directory: Option<&Path>,
-    only: &[Work],
-    repeats: usize,
-    precision: Precision,
-    output: &mut Output,
-) -> Result<()> {
+pub fn run(directory: Option<&Path>, only: &[Work], repeats: usize, depth: Depth, output: &mut Output) -> Result<()> {
     let wanted = |work: &Work| only.is_empty() || only.contains(work);
     let works: Vec<Work> = Work::value_variants()
         .iter()
@@ -46,15 +40,15 @@ pub fn run(
     // Before any time is spent on measuring.
     let mut others = Vec::new();
     for &work in works.iter().filter(|work| !work.runs_model()) {
-        others.push(work.prepare(directory, work.usual_size(), precision)?);
+        others.push(work.prepare(directory, work.usual_size(), depth)?);
     }
     let opened = match works.iter().any(|work| work.runs_model()) {
-        true => Some(model::open(directory, precision)?),
+        true => Some(model::open(directory, depth)?),
         false => None,
     };
     let mut rows = {
         let size = Work::Gemm.usual_size();
-        let limits = Work::MACHINE.into_iter().map(|work| work.prepare(directory, size, precision));
+        let limits = Work::MACHINE.into_iter().map(|work| work.prepare(directory, size, depth));
         in_turns(limits.collect::<Result<_>>()?, repeats, "the machine")?
     };
     let rate = |at: usize| rows[at].amount.count / median(&rows[at].samples);

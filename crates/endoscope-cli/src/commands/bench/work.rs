@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use endoscope_causal::{Pair, PathSweep, Planner, Receiver, Sweep, SweepAxis, path_sweep, sweep};
 use endoscope_models::decoder::capture_everything;
-use endoscope_models::{Caching, Depth, Model, Precision, Sampling, Settings, generate};
+use endoscope_models::{Caching, Depth, Model, Sampling, Settings, generate};
 use endoscope_net::{Capture, Change, Edit, Inputs, Network, Plan};
 
 use super::{cost, machine, training};
@@ -153,7 +153,7 @@ impl Work {
     }
 
     /// Makes it ready where no opened model is needed.
-    pub fn prepare(self, directory: Option<&Path>, size: Size, precision: Precision) -> Result<Prepared<'static>> {
+    pub fn prepare(self, directory: Option<&Path>, size: Size, depth: Depth) -> Result<Prepared<'static>> {
         match self {
             Self::Gemm => machine::gemm(),
             Self::Read => Ok(machine::read()),
@@ -161,7 +161,7 @@ impl Work {
             Self::Train => training::step(size),
             Self::Open => {
                 let directory = directory.context("only a model in a directory can be opened: name one")?;
-                open(directory, size.length, precision)
+                open(directory, size.length, depth)
             }
             other => bail!("the work {} needs a model", other.name()),
         }
@@ -297,11 +297,11 @@ fn greedy(max_tokens: usize) -> Settings {
     }
 }
 
-fn open(directory: &Path, length: usize, precision: Precision) -> Result<Prepared<'static>> {
+fn open(directory: &Path, length: usize, depth: Depth) -> Result<Prepared<'static>> {
     let directory = directory.to_path_buf();
     let once = move || {
         let start = Instant::now();
-        let model = input::open(&directory, Depth::Numbers(precision))?;
+        let model = input::open(&directory, depth)?;
         let prompt = tokens(&model, Size { batch: 1, length }).concat();
         generate(&model, &prompt, &Plan::default(), &greedy(1), |_| ControlFlow::Continue(()))?;
         Ok(start.elapsed().as_secs_f64())

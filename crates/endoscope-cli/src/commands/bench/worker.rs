@@ -4,17 +4,17 @@ use std::io::BufRead;
 use std::path::Path;
 
 use anyhow::Result;
-use endoscope_models::Precision;
+use endoscope_models::Depth;
 use serde_json::json;
 
 use super::model;
 use super::work::{Limit, Prepared, Size, Work};
 use crate::output::Output;
 
-pub fn run(directory: Option<&Path>, work: Work, size: Size, precision: Precision) -> Result<()> {
+pub fn run(directory: Option<&Path>, work: Work, size: Size, depth: Depth) -> Result<()> {
     match work.runs_model() {
-        true => answer(work.prepare_on(&model::open(directory, precision)?, size)?),
-        false => answer(work.prepare(directory, size, precision)?),
+        true => answer(work.prepare_on(&model::open(directory, depth)?, size)?),
+        false => answer(work.prepare(directory, size, depth)?),
     }
 }
 
