@@ -283,10 +283,10 @@ def make_weights() -> None:
         ("stories260k", STORIES, hooked_llama),
     ):
         opened = partial(open_hooked, load(folder))
-        models[name] = {
-            **weight_circuits.circuits(opened()),
-            "processed": weight_circuits.processed(opened, tokens),
-        }
+        models[name] = weight_circuits.circuits(opened())
+        # TransformerLens reads none of the biases that this Llama has.
+        if name != "llama-grouped":
+            models[name]["processed"] = weight_circuits.processed(opened, tokens)
     write_json(MODELS / "weights.json", {"source": source(), "models": models})
 
 
