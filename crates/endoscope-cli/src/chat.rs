@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use endoscope_models::{Chat, Clock, EncodedChat, GenerationPrompt, Message, Model, NamedPositions, PromptTokens};
-use endoscope_net::{Index, Plan};
+use endoscope_net::Index;
 use serde_json::Value;
 
 /// How a chat becomes a prompt.
@@ -64,26 +64,8 @@ impl ChatArguments {
 /// The axes on which positions have names.
 const AXES: &[&str] = &["position", "query", "key"];
 
-/// Reads a plan whose positions may have names, which are those of this prompt.
-pub fn plan(path: &Path, prompt: &PromptTokens<'_>) -> Result<Plan> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
-    let not_a_plan = || format!("{} is not a plan", path.display());
-    let plan: Plan = match serde_json::from_str(&text) {
-        Ok(plan) => plan,
-        Err(error) => {
-            let mut value: Value = serde_json::from_str(&text).with_context(not_a_plan)?;
-            let replaced = replace_names(&mut value, prompt).with_context(|| path.display().to_string())?;
-            if replaced == 0 {
-                return Err(error).with_context(not_a_plan);
-            }
-            serde_json::from_value(value).with_context(not_a_plan)?
-        }
-    };
-    Ok(plan.load(path.parent().unwrap_or(Path::new(".")))?)
-}
-
-/// Puts an index for every name of positions; how many there were.
-fn replace_names(plan: &mut Value, prompt: &PromptTokens<'_>) -> Result<usize> {
+/// Puts an index for every name of positions in the JSON of a plan; how many there were.
+pub fn replace_names(plan: &mut Value, prompt: &PromptTokens<'_>) -> Result<usize> {
     let mut replaced = 0;
     for list in ["captures", "edits"] {
         let entries = plan.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();

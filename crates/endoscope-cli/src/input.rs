@@ -12,7 +12,7 @@ use endoscope_models::{Bos, Compute, Depth, EncodedChat, MessageSpan, Model, Pre
 use endoscope_net::{Padding, Plan};
 use endoscope_report::HashedFile;
 
-use crate::chat::ChatArguments;
+use crate::chat::{ChatArguments, replace_names};
 use crate::output::Output;
 use crate::progress;
 
@@ -66,11 +66,12 @@ impl Prompt {
     }
 }
 
-/// What a prompt is made of; clap sees to it that exactly one is there.
+/// What prompts are made of; clap sees to it that exactly one is there.
 #[derive(Debug, Clone, Copy)]
 pub struct Words<'a> {
     pub text: Option<&'a str>,
     pub tokens: Option<&'a str>,
+    pub prompts: Option<&'a Path>,
     pub chat: Option<&'a Path>,
     pub user: Option<&'a str>,
 }
@@ -84,31 +85,55 @@ pub fn token_ids(text: &str) -> Result<Vec<u32>> {
     text.split(',').map(str::trim).map(id).collect()
 }
 
-/// A prompt from a text, from token ids or from a chat.
-pub fn prompt(
-    model: &Model,
-    words: Words<'_>,
-    bos: BosArguments,
-    chat: &ChatArguments,
-    output: &Output,
-) -> Result<Prompt> {
-    let said = match words {
-        Words { chat: Some(path), .. } => Some(chat.read(path)?),
-        Words { user: Some(user), .. } => Some(chat.of_user(user)),
-        _ => None,
-    };
-    if let Some(said) = said {
-        if bos.bos || bos.no_bos {
-            bail!("a chat's template writes the beginning-of-sequence token itself; leave out --bos and --no-bos");
+/// What is run.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    One(Prompt),
+    /// The clean prompts of a file.
+    Several(Vec<Vec<u32>>),
+}
+
+impl Asked {
+    /// From a text, from token ids, from a prompt file or from a chat.
+    pub fn read(
+        model: &Model,
+        words: Words<'_>,
+        bos: BosArguments,
+        chat: &ChatArguments,
+        output: &Output,
+    ) -> Result<Self> {
+        let said = match words {
+            Words { chat: Some(path), .. } => Some(chat.read(path)?),
+            Words { user: Some(user), .. } => Some(chat.of_user(user)),
+            _ => None,
+        };
+        if let Some(said) = said {
+            if bos.bos || bos.no_bos {
+                bail!("a chat's template writes the beginning-of-sequence token itself; leave out --bos and --no-bos");
+            }
+            let encoded = chat.encode(model, &said)?;
+            return Ok(Self::One(Prompt { chat: Some(encoded.clone()), ..Prompt::new(model, encoded.ids) }));
         }
-        let encoded = chat.encode(model, &said)?;
-        return Ok(Prompt { chat: Some(encoded.clone()), ..Prompt::new(model, encoded.ids) });
+        chat.refuse()?;
+        match words {
+            Words { text: Some(written), .. } => text(model, written, bos, output).map(Self::One),
+            Words { tokens: Some(tokens), .. } => Ok(Self::One(Prompt::new(model, token_ids(tokens)?))),
+            Words { prompts: Some(path), .. } => rows(model, path, bos, output).map(Self::Several),
+            _ => bail!("there is neither a text nor token ids to run"),
+        }
     }
-    chat.refuse()?;
-    match words {
-        Words { text: Some(written), .. } => text(model, written, bos, output),
-        Words { tokens: Some(tokens), .. } => Ok(Prompt::new(model, token_ids(tokens)?)),
-        _ => bail!("there is neither a text nor token ids to run"),
+
+    /// What positions are named by; several prompts have no names in common.
+    pub fn tokens(&self) -> Option<PromptTokens<'_>> {
+        match self {
+            Self::One(prompt) => Some(prompt.tokens()),
+            Self::Several(_) => None,
+        }
+    }
+
+    /// The plan of a file, whose positions may have names, or none.
+    pub fn plan(&self, path: Option<&Path>) -> Result<Plan> {
+        path.map_or_else(|| Ok(Plan::default()), |path| plan(path, self.tokens().as_ref()))
     }
 }
 
@@ -121,12 +146,23 @@ pub fn text(model: &Model, text: &str, bos: BosArguments, output: &Output) -> Re
     Ok(Prompt { prepended: encoded.prepended, ..Prompt::new(model, encoded.ids) })
 }
 
-/// Reads a plan and the tensors that it names, which lie beside it.
-pub fn plan(path: &Path) -> Result<Plan> {
+/// Reads a plan and the tensors that it names, which lie beside it. Where positions have names, they are those of `prompt`.
+pub fn plan(path: &Path, prompt: Option<&PromptTokens<'_>>) -> Result<Plan> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
-    let plan: Plan = serde_json::from_str(&text).with_context(|| format!("{} is not a plan", path.display()))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    Ok(plan.load(folder)?)
+    let not_a_plan = || format!("{} is not a plan", path.display());
+    let plan: Plan = match (serde_json::from_str(&text), prompt) {
+        (Ok(plan), _) => plan,
+        (Err(error), None) => return Err(error).with_context(not_a_plan),
+        (Err(error), Some(prompt)) => {
+            let mut value = serde_json::from_str(&text).with_context(not_a_plan)?;
+            let replaced = replace_names(&mut value, prompt).with_context(|| path.display().to_string())?;
+            if replaced == 0 {
+                return Err(error).with_context(not_a_plan);
+            }
+            serde_json::from_value(value).with_context(not_a_plan)?
+        }
+    };
+    Ok(plan.load(path.parent().unwrap_or(Path::new(".")))?)
 }
 
 /// Reads a prompt file, and says what was read.
@@ -137,15 +173,7 @@ pub fn prompts(path: &Path) -> Result<(Vec<WrittenPair>, HashedFile)> {
 }
 
 /// The clean prompts of a prompt file as token ids.
-pub fn rows(
-    model: &Model,
-    path: Option<&Path>,
-    bos: BosArguments,
-    chat: &ChatArguments,
-    output: &Output,
-) -> Result<Vec<Vec<u32>>> {
-    let path = path.context("there are no prompts to run")?;
-    chat.refuse()?;
+fn rows(model: &Model, path: &Path, bos: BosArguments, output: &Output) -> Result<Vec<Vec<u32>>> {
     let encoder = ModelEncoder::new(model, bos.bos());
     let row = |(number, pair): (usize, &WrittenPair)| match &pair.clean {
         Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),
@@ -251,13 +279,8 @@ impl ModelArgument {
     }
 
     /// How its matrices are kept, as the command line says it.
-    pub fn weights(&self) -> &'static str {
-        match self.weights.weights {
-            Weights::Stored => "stored",
-            Weights::F32 => "f32",
-            Weights::Bf16 => "bf16",
-            Weights::Int8 => "int8",
-        }
+    pub fn weights(&self) -> String {
+        self.weights.weights.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
     }
 
     /// Whether its numbers are those of the file, computed in f32.
@@ -284,7 +307,7 @@ pub fn open(model: &Path, depth: Depth) -> Result<Model> {
 #[derive(Debug, Clone, Copy, Args)]
 pub struct WeightsArgument {
     /// How matrices are kept in memory: as stored in the file (nothing is rounded), f32, bf16 (rounded to nearest), or int8
-    /// (32 weights share a scale, as in GGUF's Q8_0). Activations and sums are f32 in any case.
+    /// (32 weights share a scale, as in GGUF's Q8_0). Sums are f32 in any case.
     #[arg(long, value_enum, default_value = "stored")]
     weights: Weights,
 }

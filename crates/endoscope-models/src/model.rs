@@ -106,7 +106,7 @@ impl Model {
         weights.complete(&mut spec)?;
         let parameters = weights.parameters();
         let taken = family.weights(&spec, &mut weights)?;
-        let (_, inventory) = weights.finish()?;
+        let inventory = weights.finish()?;
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut files = vec![("weights", file.to_path_buf())];
         // A tokenizer.json beside the file says more than its metadata can.

@@ -127,6 +127,17 @@ pub enum Depth {
     Headers,
 }
 
+impl Depth {
+    /// How a matrix is packed that its file has in the precision `stored`; none if it is not read.
+    pub(crate) fn precision(self, stored: Precision) -> Option<Precision> {
+        match self {
+            Self::Stored => Some(stored),
+            Self::Numbers(precision) => Some(precision),
+            Self::Headers => None,
+        }
+    }
+}
+
 /// The names of the weights' files.
 pub(crate) const SINGLE: &str = "model.safetensors";
 /// The same for shards.
@@ -175,7 +186,7 @@ pub struct WeightFiles {
     tensors: BTreeMap<String, Entry>,
     /// How often each was asked for.
     used: BTreeMap<String, usize>,
-    problems: Vec<String>,
+    problems: Problems,
 }
 
 /// Where a tensor lies: headers are parsed once, however many tensors they list.
@@ -232,7 +243,7 @@ impl WeightFiles {
     ) -> Result<Self> {
         let files: Vec<PathBuf> = headers.iter().map(|header| header.path.clone()).collect();
         let mut tensors = BTreeMap::new();
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         for (at, header) in headers.iter().enumerate() {
             for (name, entry) in entries(header, at)? {
                 if tensors.contains_key(&name) {
@@ -276,7 +287,7 @@ impl WeightFiles {
         }
         let repeated = self.used.iter().filter(|(_, times)| **times > 1).map(|(name, _)| name.clone()).collect();
         let inventory = Inventory { read: self.used.len(), repeated, ignored };
-        all_or_nothing(self.path, self.problems)?;
+        self.problems.report(self.path)?;
         Ok((self.files, inventory))
     }
 
@@ -338,12 +349,13 @@ impl WeightFiles {
     fn matrix(&self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Problem<Vec<Matrix>> {
         let [_, width] = stored.shape();
         let entry = self.entry(name, &stored.shape())?;
-        let precision = match (self.depth, entry.dtype) {
-            (Depth::Headers, _) => return stored.stand_ins(parts).map_err(|error| error.to_string()),
-            (Depth::Numbers(precision), _) => precision,
-            (Depth::Stored, Dtype::F16) => Precision::F16,
-            (Depth::Stored, Dtype::BF16) => Precision::Bf16,
-            (Depth::Stored, _) => Precision::F32,
+        let own = match entry.dtype {
+            Dtype::F16 => Precision::F16,
+            Dtype::BF16 => Precision::Bf16,
+            _ => Precision::F32,
+        };
+        let Some(precision) = self.depth.precision(own) else {
+            return stored.stand_ins(parts).map_err(|error| error.to_string());
         };
         let file = &self.open[entry.file];
         stored.pack(parts, precision, |rows, into| {
@@ -353,18 +365,42 @@ impl WeightFiles {
             check_finite(name, into, first)
         })
     }
-
-    /// Until `finish` reports all problems together.
-    fn or_stand_in<T>(&mut self, found: Problem<T>, stand_in: impl FnOnce() -> Result<T>) -> Result<T> {
-        found.or_else(|problem| {
-            self.problems.push(problem);
-            stand_in()
-        })
-    }
 }
 
 /// What is wrong with a tensor, in words.
 pub(crate) type Problem<T> = std::result::Result<T, String>;
+
+/// What is wrong with a checkpoint, until all of it is reported together.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<String>);
+
+impl Problems {
+    pub fn push(&mut self, problem: String) {
+        self.0.push(problem);
+    }
+
+    /// What was found, or what stands for it until the problem is reported.
+    pub fn or_stand_in<T>(&mut self, found: Problem<T>, stand_in: impl FnOnce() -> Result<T>) -> Result<T> {
+        found.or_else(|problem| {
+            self.push(problem);
+            stand_in()
+        })
+    }
+
+    /// Nothing, or an error that lists them.
+    pub fn report(self, path: PathBuf) -> Result<()> {
+        let Self(mut problems) = self;
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let more = problems.len().saturating_sub(LISTED);
+        if more > 0 {
+            problems.truncate(LISTED);
+            problems.push(format!("… and {more} more"));
+        }
+        Err(Error::Weights { path, problems })
+    }
+}
 
 fn unreadable(name: &str, error: std::io::Error) -> String {
     format!("`{name}` cannot be read: {error}")
@@ -386,33 +422,20 @@ impl WeightSource for WeightFiles {
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.count(name);
         let found = self.tensor(name, shape);
-        self.or_stand_in(found, || Ok(stand_in(shape)?))
+        self.problems.or_stand_in(found, || Ok(stand_in(shape)?))
     }
 
     fn table(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.count(name);
         let found = self.halves(name, shape);
-        self.or_stand_in(found, || Ok(stand_in(shape)?))
+        self.problems.or_stand_in(found, || Ok(stand_in(shape)?))
     }
 
     fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
         self.count(name);
         let found = self.matrix(name, stored, parts);
-        self.or_stand_in(found, || stored.stand_ins(parts))
+        self.problems.or_stand_in(found, || stored.stand_ins(parts))
     }
-}
-
-/// Nothing, or an error that lists the problems.
-pub(crate) fn all_or_nothing(path: PathBuf, mut problems: Vec<String>) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let more = problems.len().saturating_sub(LISTED);
-    if more > 0 {
-        problems.truncate(LISTED);
-        problems.push(format!("… and {more} more"));
-    }
-    Err(Error::Weights { path, problems })
 }
 
 /// A broadcast zero takes no memory.

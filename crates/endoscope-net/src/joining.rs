@@ -74,30 +74,25 @@ impl Run {
             work: Work::default(),
             probes: Vec::new(),
         };
+        let mut probes: Vec<Probes> = Vec::new();
+        let mut captured = Vec::with_capacity(rows.len());
+        for row in rows {
+            run.work += row.work;
+            captured.push(row.captured);
+            probes.extend(row.probes);
+        }
         for id in plan.captured_sites() {
             let site = plan.sites.get(id);
             let Some(capture) = plan.actions.get(&id).and_then(|actions| actions.capture.as_ref()) else { continue };
             let joining = Joining::of_site(site, capture.select.on(AxisName::Batch), tokens);
-            let pieces = rows.iter().map(|row| row.captured.get(&site.name).cloned());
+            let pieces = captured.iter().map(|row| row.get(&site.name).cloned());
             run.captured.insert(site.name.clone(), joining.join(pieces.collect::<Result<_>>()?)?);
-        }
-        let mut probes: Vec<Probes> = Vec::new();
-        for row in rows {
-            run.work += row.work;
-            for Probes { site, pieces, .. } in row.probes {
-                match probes.iter_mut().find(|known| known.site == site) {
-                    Some(known) => known.pieces.extend(pieces),
-                    None => {
-                        let id = plan.sites.resolve_one(&site)?;
-                        let actions = plan.actions.get(&id).and_then(|actions| actions.capture.as_ref());
-                        let batch = actions.map_or(&Index::All, |capture| capture.select.on(AxisName::Batch));
-                        let joining = Joining::of_site(plan.sites.get(id), batch, tokens);
-                        probes.push(Probes { site, pieces, joining });
-                    }
-                }
+            let own = probes.extract_if(.., |probes| probes.site == site.name);
+            let pieces: Vec<_> = own.flat_map(|probes| probes.pieces).collect();
+            if !pieces.is_empty() {
+                run.probes.push(Probes { site: site.name.clone(), pieces, joining });
             }
         }
-        run.probes = probes;
         Ok(run)
     }
 }

@@ -56,11 +56,10 @@ impl TokenRows {
     /// Checks that the rows are of equal length, at least one of at least one token.
     pub fn new(ids: Vec<Vec<u32>>) -> Result<Self> {
         let rows = Self::padded(ids, Padding::default())?;
-        let longest = rows.length();
         match rows.ids.iter().enumerate().find(|(_, ids)| ids.len() != rows.ids[0].len()) {
             None => Ok(rows),
             Some((row, other)) => Err(Error::Inputs(format!(
-                "rows of equal length are needed here: row 0 has {} tokens, row {row} has {}, the longest has {longest}",
+                "rows of equal length are needed here: row 0 has {} tokens, row {row} has {}",
                 rows.ids[0].len(),
                 other.len()
             ))),

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use endoscope_models::Model;
-use endoscope_net::{Index, Inputs, Network, Plan, TokenRows};
+use endoscope_net::{Index, Inputs, Network, TokenRows};
 use endoscope_report::{check_destination, write_atomically};
 use serde_json::json;
 
 use crate::chat::{self, ChatArguments};
-use crate::input::{self, BosArguments, ModelArgument, PaddingArgument, Prompt, Words};
+use crate::input::{Asked, BosArguments, ModelArgument, PaddingArgument, Words};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -67,16 +67,17 @@ impl Capture {
     pub fn run(self, output: &mut Output) -> Result<()> {
         check_destination(&self.out)?;
         let model = self.model.open()?;
-        let prompt = match self.source.prompts {
-            Some(_) => None,
-            None => Some(self.prompt(&model, output)?),
+        let Source { text, tokens, prompts, chat, user } = &self.source;
+        let words = Words {
+            text: text.as_deref(),
+            tokens: tokens.as_deref(),
+            prompts: prompts.as_deref(),
+            chat: chat.as_deref(),
+            user: user.as_deref(),
         };
-        let mut plan = match (&self.plan, &prompt) {
-            (Some(path), Some(prompt)) => chat::plan(path, &prompt.tokens())?,
-            (Some(path), None) => input::plan(path)?,
-            (None, _) => Plan::default(),
-        };
-        let tokens = prompt.as_ref().map(Prompt::tokens);
+        let asked = Asked::read(&model, words, self.bos, &self.chat, output)?;
+        let mut plan = asked.plan(self.plan.as_deref())?;
+        let tokens = asked.tokens();
         let positions = self.positions.as_deref().map(|written| chat::index(written, tokens.as_ref())).transpose()?;
         for capture in self.captures(&model, positions.as_ref())? {
             plan = plan.capture(capture);
@@ -84,9 +85,9 @@ impl Capture {
         if plan.captures.is_empty() {
             bail!("--sites {:?} names no site; `inspect` lists them", self.sites);
         }
-        let rows = match &prompt {
-            Some(prompt) => vec![prompt.ids.clone()],
-            None => input::rows(&model, self.source.prompts.as_deref(), self.bos, &self.chat, output)?,
+        let (rows, messages) = match &asked {
+            Asked::One(prompt) => (vec![prompt.ids.clone()], prompt.messages()),
+            Asked::Several(rows) => (rows.clone(), &[][..]),
         };
         let rows = TokenRows::padded(rows, self.padding.into())?;
         let run = model.decoder.run(&Inputs::Tokens(rows.clone()), &plan)?;
@@ -102,7 +103,7 @@ impl Capture {
             "out": self.out.to_string_lossy(),
             "tokens": rows.ids(),
             "padding": rows.is_ragged().then(|| rows.padding()),
-            "messages": prompt.as_ref().map_or(&[][..], Prompt::messages),
+            "messages": messages,
             "positions": positions,
             "tensors": shapes.collect::<serde_json::Map<_, _>>(),
         }))?;
@@ -128,13 +129,6 @@ impl Capture {
             }
         }
         Ok(captures)
-    }
-
-    fn prompt(&self, model: &Model, output: &Output) -> Result<Prompt> {
-        let Source { text, tokens, chat, user, .. } = &self.source;
-        let words =
-            Words { text: text.as_deref(), tokens: tokens.as_deref(), chat: chat.as_deref(), user: user.as_deref() };
-        input::prompt(model, words, self.bos, &self.chat, output)
     }
 }
 

@@ -11,8 +11,8 @@ use endoscope_report::check_destination;
 use serde_json::json;
 
 use super::capture::write_tensors;
-use crate::chat::{self, ChatArguments};
-use crate::input::{self, BosArguments, ModelArgument, Prompt, Words};
+use crate::chat::ChatArguments;
+use crate::input::{Asked, BosArguments, ModelArgument, Prompt, Words};
 use crate::output::Output;
 use crate::progress;
 
@@ -84,18 +84,16 @@ impl Generate {
         // Before any text is shown.
         self.out.as_ref().map(check_destination).transpose()?;
         let model = self.model.open()?;
-        let Source { prompt, tokens, chat, user, .. } = &self.source;
-        let words =
-            Words { text: prompt.as_deref(), tokens: tokens.as_deref(), chat: chat.as_deref(), user: user.as_deref() };
-        let prompt = match self.source.prompts {
-            Some(_) => None,
-            None => Some(input::prompt(&model, words, self.bos, &self.chat, output)?),
+        let Source { prompt, tokens, prompts, chat, user } = &self.source;
+        let words = Words {
+            text: prompt.as_deref(),
+            tokens: tokens.as_deref(),
+            prompts: prompts.as_deref(),
+            chat: chat.as_deref(),
+            user: user.as_deref(),
         };
-        let plan = match (&self.plan, &prompt) {
-            (Some(path), Some(prompt)) => chat::plan(path, &prompt.tokens())?,
-            (Some(path), None) => input::plan(path)?,
-            (None, _) => Plan::default(),
-        };
+        let asked = Asked::read(&model, words, self.bos, &self.chat, output)?;
+        let plan = asked.plan(self.plan.as_deref())?;
         if !plan.captures.is_empty() && self.out.is_none() {
             bail!("the plan captures activations; say with --out FILE.safetensors where to write them");
         }
@@ -106,9 +104,9 @@ impl Generate {
             stop_at_end_token: !self.ignore_end_token,
             caching: if self.no_cache { Caching::Off } else { Caching::On },
         };
-        match prompt {
-            Some(prompt) => self.one(&model, &prompt, &plan, &settings, output),
-            None => self.several(&model, &plan, &settings, output),
+        match asked {
+            Asked::One(prompt) => self.one(&model, &prompt, &plan, &settings, output),
+            Asked::Several(rows) => self.several(&model, rows, &plan, &settings, output),
         }
     }
 
@@ -146,8 +144,14 @@ impl Generate {
     }
 
     /// Continues every prompt of a file; what is shown waits for the last, since rows grow together.
-    fn several(&self, model: &Model, plan: &Plan, settings: &Settings, output: &mut Output) -> Result<()> {
-        let rows = input::rows(model, self.source.prompts.as_deref(), self.bos, &self.chat, output)?;
+    fn several(
+        &self,
+        model: &Model,
+        rows: Vec<Vec<u32>>,
+        plan: &Plan,
+        settings: &Settings,
+        output: &mut Output,
+    ) -> Result<()> {
         let prompts = TokenRows::padded(rows, Padding::default())?;
         let bar = progress::bar((settings.max_tokens * prompts.rows()) as u64, "generating");
         let generations = generate_batch(model, &prompts, plan, settings, |_| {

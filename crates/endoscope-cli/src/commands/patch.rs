@@ -279,7 +279,7 @@ impl Patch {
     /// The edits made at every point as well.
     fn with(&self) -> Result<Vec<Edit>> {
         let Some(path) = &self.plan else { return Ok(Vec::new()) };
-        let plan = input::plan(path)?;
+        let plan = input::plan(path, None)?;
         if (Plan { edits: Vec::new(), ..plan.clone() }) != Plan::default() {
             bail!("{} does more than edit; a sweep makes its own captures and reads its own outputs", path.display());
         }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use endoscope_kernels::Precision;
@@ -14,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ops::Matrix;
 use crate::rotary::RotaryScaling;
 use crate::spec::{Positions, Spec};
-use crate::weights::{Depth, Inventory, Problem, Stored, WeightSource, all_or_nothing, check_finite, stand_in};
+use crate::weights::{Depth, Inventory, Problem, Problems, Stored, WeightSource, check_finite, stand_in};
 
 /// The divisors of a rotation's angles, if a file holds them: Llama 3's scaling is written so.
 pub const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
@@ -39,13 +38,13 @@ pub struct GgufWeights {
     used: BTreeMap<String, BTreeSet<usize>>,
     /// Those that were read more than once.
     repeated: Vec<String>,
-    problems: Vec<String>,
+    problems: Problems,
 }
 
 impl GgufWeights {
     /// The weights of `file`, under the names that `names` translates.
     pub fn new(file: GgufFile, names: Names, heads: Heads, depth: Depth) -> Self {
-        Self { file, names, heads, depth, used: BTreeMap::new(), repeated: Vec::new(), problems: Vec::new() }
+        Self { file, names, heads, depth, used: BTreeMap::new(), repeated: Vec::new(), problems: Problems::default() }
     }
 
     /// How many numbers all tensors have together, those that are no weights left out.
@@ -79,8 +78,8 @@ impl GgufWeights {
         }
     }
 
-    /// Every problem, or nothing. Tensors that nobody read are a problem.
-    pub fn finish(mut self) -> Result<(PathBuf, Inventory)> {
+    /// Every problem, or what became of the tensors. Those that nobody read are a problem.
+    pub fn finish(mut self) -> Result<Inventory> {
         for (name, info) in &self.file.tensors {
             match self.used.get(name) {
                 None => self.problems.push(format!(
@@ -95,8 +94,8 @@ impl GgufWeights {
             }
         }
         let inventory = Inventory { read: self.used.len(), repeated: self.repeated, ignored: Vec::new() };
-        all_or_nothing(self.file.path.clone(), self.problems)?;
-        Ok((self.file.path, inventory))
+        self.problems.report(self.file.path)?;
+        Ok(inventory)
     }
 
     /// The tensor of a weight of this shape, which counts as read from now on.
@@ -175,23 +174,16 @@ impl GgufWeights {
     fn matrix(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Problem<Vec<Matrix>> {
         let depth = self.depth;
         let rows = self.take(name, &stored.shape())?;
-        let precision = match (depth, rows.info.encoding.name) {
-            (Depth::Headers, _) => return stored.stand_ins(parts).map_err(|error| error.to_string()),
-            (Depth::Numbers(precision), _) => precision,
-            (Depth::Stored, "F16") => Precision::F16,
-            (Depth::Stored, "BF16") => Precision::Bf16,
-            (Depth::Stored, _) => Precision::F32,
+        let own = match rows.info.encoding.name {
+            "F16" => Precision::F16,
+            "BF16" => Precision::Bf16,
+            _ => Precision::F32,
+        };
+        let Some(precision) = depth.precision(own) else {
+            return stored.stand_ins(parts).map_err(|error| error.to_string());
         };
         let lies = if rows.undo == Undo::Transpose { stored.transposed() } else { stored };
         lies.pack(parts, precision, |range, into| rows.read(range, into))
-    }
-
-    /// Until `finish` reports all problems together.
-    fn or_stand_in<T>(&mut self, found: Problem<T>, stand_in: impl FnOnce() -> Result<T>) -> Result<T> {
-        found.or_else(|problem| {
-            self.problems.push(problem);
-            stand_in()
-        })
     }
 }
 
@@ -267,11 +259,11 @@ impl WeightSource for GgufWeights {
 
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let found = self.tensor(name, shape);
-        self.or_stand_in(found, || Ok(stand_in(shape)?))
+        self.problems.or_stand_in(found, || Ok(stand_in(shape)?))
     }
 
     fn matrices(&mut self, name: &str, stored: Stored, parts: &[Vec<Range<usize>>]) -> Result<Vec<Matrix>> {
         let found = self.matrix(name, stored, parts);
-        self.or_stand_in(found, || stored.stand_ins(parts))
+        self.problems.or_stand_in(found, || stored.stand_ins(parts))
     }
 }

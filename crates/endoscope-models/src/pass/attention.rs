@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use endoscope_kernels::attention::{self, Heads, KeysValues, Span};
 use endoscope_kernels::soft_cap;
-use endoscope_net::{Frame, Result, Tap, Taps};
+use endoscope_net::{Frame, Result, SiteId, Tap, Taps};
 
 use super::end::first_read;
 use super::{Memory, Pass, centre};
@@ -18,7 +18,6 @@ impl Pass<'_, '_> {
         let (weights, sites) = self.layer_parts(layer);
         let weights = &weights.attention;
         let Spec { heads, kv_heads, d_head, .. } = self.decoder.spec;
-        let angles = self.decoder.angles(layer);
         let projected = |linear: &ops::Linear, x: &Tensor, norm: Option<&NormWeights>, heads| {
             self.decoder.projected(linear, x, norm, (x.dim(0)?, heads, d_head))
         };
@@ -26,13 +25,7 @@ impl Pass<'_, '_> {
         let v = projected(&weights.v, x, None, kv_heads)?;
         let k = self.at(sites.k, k)?;
         let v = self.at(sites.v, v)?;
-        let k = match angles {
-            Some(angles) => {
-                let turned = angles.rotate(&k, &self.positions())?;
-                self.at(sites.rot_k, turned)?
-            }
-            None => k,
-        };
+        let k = self.turned(layer, sites.rot_k, k)?;
         // Whose keys these are, before rows are left out.
         let sequences = self.sequences();
         let x = match layer + 1 == self.decoder.spec.layers {
@@ -41,13 +34,7 @@ impl Pass<'_, '_> {
         };
         let q = self.decoder.projected(&weights.q, &x, weights.q_norm.as_ref(), (x.dim(0)?, heads, d_head))?;
         let q = self.at(sites.q, q)?;
-        let q = match angles {
-            Some(angles) => {
-                let turned = angles.rotate(&q, &self.positions())?;
-                self.at(sites.rot_q, turned)?
-            }
-            None => q,
-        };
+        let q = self.turned(layer, sites.rot_q, q)?;
         let graph = [&q, &k, &v].iter().any(|x| x.track_op())
             || self.taps.parts().iter().any(|part| part.tap.plan().needs_graph());
         let z = match graph {
@@ -55,6 +42,17 @@ impl Pass<'_, '_> {
             false => self.fused_attention(layer, &q, &k, &v, &sequences)?,
         };
         self.at(sites.z, z)
+    }
+
+    /// Queries or keys after rotary positions, where the layer has them.
+    fn turned(&mut self, layer: usize, id: SiteId, x: Tensor) -> Result<Tensor> {
+        match self.decoder.angles(layer) {
+            Some(angles) => {
+                let turned = angles.rotate(&x, &self.positions())?;
+                self.at(id, turned)
+            }
+            None => Ok(x),
+        }
     }
 
     /// The position of each row.
