@@ -54,12 +54,10 @@ def hooked_llama(model: PreTrainedModel, **processing: bool) -> HookedTransforme
         rotary_base=config.rope_parameters["rope_theta"],
         device="cpu",
     )
-    hooked = HookedTransformer(hooked_config)
-    hooked.load_and_process_state_dict(
-        convert_llama_weights(model, hooked_config), **AS_THEY_ARE | processing
-    )
+    weights = convert_llama_weights(model, hooked_config)
+    hooked = loaded(hooked_config, weights, processing)
     hooked.set_use_attn_result(True)
-    return hooked.eval()
+    return hooked
 
 
 def hooked_gpt2(model: PreTrainedModel, **processing: bool) -> HookedTransformer:
@@ -78,10 +76,16 @@ def hooked_gpt2(model: PreTrainedModel, **processing: bool) -> HookedTransformer
         normalization_type="LN",
         device="cpu",
     )
-    hooked = HookedTransformer(hooked_config)
-    hooked.load_and_process_state_dict(
-        convert_gpt2_weights(model, hooked_config), **AS_THEY_ARE | processing
-    )
+    return loaded(hooked_config, convert_gpt2_weights(model, hooked_config), processing)
+
+
+def loaded(
+    config: HookedTransformerConfig,
+    weights: dict[str, Tensor],
+    processing: dict[str, bool],
+) -> HookedTransformer:
+    hooked = HookedTransformer(config)
+    hooked.load_and_process_state_dict(weights, **AS_THEY_ARE | processing)
     return hooked.eval()
 
 

@@ -254,32 +254,36 @@ fn a_number_that_is_not_finite_is_named_by_its_place() {
     }
 }
 
+/// Sizes that fit, nearly fit, and break what is computed from them.
+const SIZES: [i64; 20] = [
+    0,
+    1,
+    2,
+    3,
+    5,
+    7,
+    20,
+    32,
+    40,
+    64,
+    4096,
+    4097,
+    1 << 28,
+    (1 << 28) + 1,
+    1 << 31,
+    1 << 32,
+    1 << 40,
+    -1,
+    i64::MIN,
+    i64::MAX,
+];
+
 /// Any JSON value, with the numbers that break sizes.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
-        proptest::sample::select(vec![
-            0i64,
-            1,
-            2,
-            3,
-            5,
-            7,
-            20,
-            64,
-            4096,
-            4097,
-            1 << 28,
-            (1 << 28) + 1,
-            1 << 31,
-            1 << 32,
-            1 << 40,
-            -1,
-            i64::MIN,
-            i64::MAX
-        ])
-        .prop_map(Value::from),
+        proptest::sample::select(&SIZES[..]).prop_map(Value::from),
         Just(json!(u64::MAX)),
         any::<f64>().prop_map(|number| json!(number)),
         proptest::sample::select(vec![1e-300, 1e300, 0.5, -0.0, 1e-5]).prop_map(|number| json!(number)),
@@ -535,25 +539,7 @@ fn mutated_headers_of_gguf() {
 
 /// Any metadata value, with the numbers that break sizes.
 fn any_gguf_value() -> impl Strategy<Value = gguf::Value> {
-    let integer = proptest::sample::select(vec![
-        0i64,
-        1,
-        2,
-        3,
-        7,
-        32,
-        40,
-        4096,
-        4097,
-        1 << 28,
-        (1 << 28) + 1,
-        1 << 31,
-        1 << 32,
-        1 << 40,
-        -1,
-        i64::MIN,
-        i64::MAX,
-    ]);
+    let integer = proptest::sample::select(&SIZES[..]);
     let float = prop_oneof![any::<f64>(), proptest::sample::select(vec![0., -1., 1e-300, 1e300, 0.5, f64::NAN])];
     let text = proptest::sample::select(vec![
         "",
