@@ -22,7 +22,14 @@
 
 mod accuracy;
 mod change;
+mod circuit;
+mod circuit_file;
+mod circuit_measures;
+mod circuit_run;
+mod circuit_search;
+mod edges;
 mod error;
+mod graph;
 mod heads;
 mod metric;
 mod pairs;
@@ -33,10 +40,18 @@ mod prompts;
 mod run;
 mod scores;
 mod sweep;
+mod writes;
 
 pub use accuracy::{Accuracy, accuracy};
 pub use change::SweepChange;
+pub use circuit::{Choice, Circuit};
+pub use circuit_file::{from_json as circuit_from_json, to_json as circuit_to_json};
+pub use circuit_measures::{Curve, CurvePoint, Measures, SHARES, curve, measure};
+pub use circuit_run::{Ablation, CircuitRuns};
+pub use circuit_search::{Found, acdc};
+pub use edges::{EdgeMethod, EdgeScores, EdgeSweep, edge_scores};
 pub use error::{Error, Result};
+pub use graph::{Edge, Graph, Node, Part, Reader};
 pub use heads::{HeadScore, head_scores};
 pub use metric::{Metric, Target};
 pub use pairs::Progress;

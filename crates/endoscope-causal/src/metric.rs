@@ -68,6 +68,14 @@ impl Metric {
         }
     }
 
+    /// How much worse than `from` the value `to` is: towards less of the behaviour, or further from the clean run.
+    pub fn damage(self, from: f64, to: f64) -> f64 {
+        match self {
+            Self::LogitDiff | Self::Probability | Self::Accuracy => from - to,
+            Self::Kl | Self::Loss | Self::Rank => to - from,
+        }
+    }
+
     /// The answers that it needs.
     pub fn needs(self) -> Answers {
         match self {
