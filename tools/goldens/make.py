@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import graph_scores
 import metrics
 import torch
 import weight_circuits
@@ -290,6 +291,17 @@ def make_weights() -> None:
     write_json(MODELS / "weights.json", {"source": source(), "models": models})
 
 
+def make_graph() -> None:
+    """Edges, circuits and direct attribution by TransformerLens and torch."""
+    document: dict[str, Any] = {"source": source()}
+    document |= graph_scores.scores(hooked_gpt2(load(MODELS / "gpt2-odd")))
+    stories = hooked_llama(load(STORIES))
+    document["stories260k_direct"] = [
+        graph_scores.direct(stories, torch.tensor([clean])) for clean, _ in graph_scores.PAIRS
+    ]
+    write_json(CAUSAL / "graph.json", document)
+
+
 PARTS = {
     "models": make_models,
     "families": make_families,
@@ -298,6 +310,7 @@ PARTS = {
     "generation": make_generation,
     "patching": make_patching,
     "metrics": make_metrics,
+    "graph": make_graph,
     "weights": make_weights,
 }
 
