@@ -7,6 +7,7 @@ mod commands;
 mod input;
 mod memory;
 mod output;
+mod pair_arguments;
 mod progress;
 mod provenance;
 mod threads;

@@ -1,7 +1,9 @@
 //! The verbs.
 
+mod attribute;
 mod bench;
 mod capture;
+mod circuit;
 mod demo;
 mod generate;
 mod inspect;
@@ -25,6 +27,10 @@ pub enum Command {
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
     Patch(patch::Patch),
+    /// Which parts matter: direct attribution, gradients, attribution patching, edges.
+    Attribute(attribute::Attribute),
+    /// A circuit found, pruned, drawn and tested.
+    Circuit(circuit::FindCircuit),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -42,6 +48,8 @@ impl Command {
             Self::Capture(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
+            Self::Attribute(verb) => verb.run(output),
+            Self::Circuit(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Verify(verb) => verb.run(output),
