@@ -54,6 +54,9 @@ pub enum Error {
         /// What the costliest point needs.
         least: u64,
     },
+    /// A statistic that these numbers do not have.
+    #[error("the statistic cannot be computed: {0}")]
+    Statistics(String),
     /// Whoever watches asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -32,6 +32,7 @@ mod planner;
 mod prompts;
 mod run;
 mod scores;
+pub mod statistics;
 mod sweep;
 
 pub use accuracy::{Accuracy, accuracy};
