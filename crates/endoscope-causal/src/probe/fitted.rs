@@ -50,7 +50,9 @@ impl Probe {
                 let classes = present(of)?;
                 let among = |class: &usize| classes.iter().position(|known| known == class).unwrap_or(0);
                 let loss = match classes.as_slice() {
-                    [_, second] => Loss::Logistic(of.iter().map(|class| f64::from(u8::from(class == second))).collect()),
+                    [_, second] => {
+                        Loss::Logistic(of.iter().map(|class| f64::from(u8::from(class == second))).collect())
+                    }
                     _ => Loss::Multinomial { classes: classes.len(), of: of.iter().map(among).collect() },
                 };
                 self.linear(examples, loss, l2, classes)

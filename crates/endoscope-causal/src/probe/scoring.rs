@@ -86,9 +86,7 @@ fn intervals(
     match (predictions, truth) {
         (Predictions::Probabilities(probabilities), Labels::Classes { names, of }) => {
             let right: Vec<bool> = probabilities.iter().zip(of).map(|(row, &class)| largest(row) == class).collect();
-            let accuracy = |rows: &[usize]| {
-                rows.iter().filter(|&&row| right[row]).count() as f64 / rows.len() as f64
-            };
+            let accuracy = |rows: &[usize]| rows.iter().filter(|&&row| right[row]).count() as f64 / rows.len() as f64;
             let area = |rows: &[usize]| mean_auc(rows, probabilities, of, names.len());
             Ok(ProbeScores { accuracy: interval(&accuracy)?, auc: interval(&area)?, r2: None })
         }
@@ -205,7 +203,8 @@ mod tests {
     fn a_control_task_is_learned_by_heart_where_types_return() {
         // Six types, each with a feature of its own, seen many times: any labelling of them is linear.
         let types: Vec<usize> = (0..60).map(|row| row % 6).collect();
-        let one_hot: Vec<f64> = types.iter().flat_map(|&kind| (0..6).map(move |at| f64::from(u8::from(at == kind)))).collect();
+        let one_hot: Vec<f64> =
+            types.iter().flat_map(|&kind| (0..6).map(move |at| f64::from(u8::from(at == kind)))).collect();
         let of: Vec<usize> = types.iter().map(|kind| kind % 2).collect();
         let labels = Labels::Classes { names: vec!["even".into(), "odd".into()], of };
         let features = Tensor::from_vec(one_hot, (60, 6), &Device::Cpu).unwrap();
