@@ -6,6 +6,7 @@ mod demo;
 mod generate;
 mod inspect;
 mod patch;
+mod probe;
 mod train;
 mod verify;
 
@@ -25,6 +26,8 @@ pub enum Command {
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
     Patch(patch::Patch),
+    /// What can be read from each layer along a direction: linear probes with their controls.
+    Probe(probe::ProbeVerb),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -42,6 +45,7 @@ impl Command {
             Self::Capture(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
+            Self::Probe(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Verify(verb) => verb.run(output),
