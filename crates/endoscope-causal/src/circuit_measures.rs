@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
 use crate::circuit::{Choice, Circuit};
@@ -9,6 +11,7 @@ use crate::circuit_run::CircuitRuns;
 use crate::error::{Error, Result};
 use crate::graph::Node;
 use crate::pairs::Progress;
+use crate::statistics::shuffle;
 
 /// The shares of edges at which a curve is measured: those of the mechanistic interpretability benchmark (Mueller et al. 2025, arXiv
 /// 2504.13151).
@@ -121,6 +124,25 @@ pub fn curve(
     };
     let (cpr, cmd) = (area(&|f| f), area(&|f| (1. - f).abs()));
     Ok(Some(Curve { points, cpr, cmd }))
+}
+
+/// Scores that say nothing, the control of every choice by scores: the edges in a random order.
+pub fn random_scores(edges: usize, seed: u64) -> Vec<f64> {
+    let mut scores: Vec<f64> = (1..=edges).map(|rank| rank as f64).collect();
+    shuffle(&mut ChaCha8Rng::seed_from_u64(seed), &mut scores);
+    scores
+}
+
+/// The faithfulness of circuits of so many edges, chosen at random from the logits down, one for each seed; none where the network
+/// and nothing do not differ.
+pub fn random_faithfulness(runs: &CircuitRuns, edges: usize, seeds: &[u64]) -> Result<Option<Vec<f64>>> {
+    let graph = &runs.graph;
+    let mut circuits = vec![Circuit::full(graph), Circuit::empty(graph)];
+    for &seed in seeds {
+        circuits.push(Circuit::chosen(graph, &random_scores(graph.len(), seed), Choice::Greedy(edges))?);
+    }
+    let values = runs.values(&circuits)?;
+    Ok(values[2..].iter().map(|value| share(value - values[1], values[0], values[1])).collect())
 }
 
 /// A difference of the metric on the scale from nothing (0) to the whole network (1).

@@ -57,6 +57,12 @@ pub enum Error {
         /// What the costliest point needs.
         least: u64,
     },
+    /// A probe that cannot be fitted or scored.
+    #[error("the probe is not possible: {0}")]
+    Probe(String),
+    /// A statistic that these numbers do not have.
+    #[error("the statistic cannot be computed: {0}")]
+    Statistics(String),
     /// Whoever watches asked to stop.
     #[error("interrupted")]
     Interrupted,

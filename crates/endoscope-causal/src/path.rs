@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::planner::SweepCost;
-use crate::scores::PairScores;
+use crate::scores::{self, PairScores};
+use crate::statistics::{Interval, Resampling};
 use crate::sweep::Direction;
 
 /// A sweep over senders, as data.
@@ -149,6 +150,13 @@ pub struct PathScores {
     pub pairs: Vec<PairScores>,
     /// What it took. A naive run would be two whole forward passes for each sender.
     pub cost: SweepCost,
+}
+
+impl PathScores {
+    /// The interval of each value, by drawing the pairs again; none where there is only one.
+    pub fn intervals(&self, resampling: &Resampling) -> Result<Vec<Option<Interval>>> {
+        scores::intervals(&self.pairs, &self.spread, resampling)
+    }
 }
 
 /// A sender with the site that its write is read from.

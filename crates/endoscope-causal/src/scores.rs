@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
 use crate::planner::SweepCost;
+use crate::statistics::{Interval, Resampling};
 use crate::sweep::{Sweep, SweepAxis};
 
 /// An axis of a table of scores.
@@ -91,6 +93,18 @@ impl Means {
     }
 }
 
+/// The interval of each cell's mean, by drawing the pairs that have it again; none where the cell has no spread.
+pub(crate) fn intervals(
+    pairs: &[PairScores],
+    spread: &[Option<f64>],
+    resampling: &Resampling,
+) -> Result<Vec<Option<Interval>>> {
+    // A cell that has a spread is finite in the pairs that have it, and NaN in the others.
+    let values = |cell: usize| pairs.iter().map(|pair| pair.values[cell]).filter(|value| value.is_finite()).collect();
+    let column = |(cell, spread): (usize, &Option<f64>)| spread.map_or_else(Vec::new, |_| values(cell));
+    resampling.means(&spread.iter().enumerate().map(column).collect::<Vec<_>>())
+}
+
 fn normalise(value: f64, clean: f64, corrupt: f64) -> Option<f64> {
     // Relative to the size of the numbers: a difference of rounding errors is no scale.
     let range = clean - corrupt;
@@ -122,5 +136,10 @@ impl Scores {
             spread = vec![None; cells];
         }
         Self { sweep, axes, values, normalised, spread, clean, corrupt, pairs, cost }
+    }
+
+    /// The interval of each value, by drawing the pairs again; none where only one pair was averaged.
+    pub fn intervals(&self, resampling: &Resampling) -> Result<Vec<Option<Interval>>> {
+        intervals(&self.pairs, &self.spread, resampling)
     }
 }

@@ -5,6 +5,7 @@
 mod chat;
 mod commands;
 mod input;
+mod intervals;
 mod memory;
 mod output;
 mod pair_arguments;

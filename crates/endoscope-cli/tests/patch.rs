@@ -111,6 +111,45 @@ fn noise_is_the_other_direction() {
     close(&whole["tables"]["normalised"]["values"], &[0.; 5]);
 }
 
+#[test]
+fn intervals_lie_about_the_scores_and_follow_confidence_and_seed() {
+    let directory = tempfile::tempdir().unwrap();
+    let pairs: Vec<Value> = (0..6)
+        .map(|at| json!({"clean": [1, 7 + at, 3], "corrupt": [1, 20 + at, 3], "answers": [5], "wrong_answers": [6]}))
+        .collect();
+    let prompts = write(directory.path().join("pairs"), &json!(pairs));
+    let one = write(directory.path().join("one"), &json!([pairs[0]]));
+    let run = |name: &str, prompts: &Path, extra: &[&str]| {
+        let out = directory.path().join(name);
+        let report = sweep(Path::new("gpt2-odd"), prompts, &out, &[&["--site", "resid_pre"], extra].concat());
+        (report["tables"].clone(), read_json(&out.join("provenance.json")))
+    };
+    let (usual, provenance) = run("usual", &prompts, &[]);
+    assert_eq!(provenance["seeds"]["intervals"], 0);
+    let ends = |tables: &Value| ["low", "scores", "high"].map(|name| flat(&tables[name]["values"]));
+    let [low, scores, high] = ends(&usual);
+    assert_eq!(low.len(), 9);
+    assert!((0..9).all(|cell| low[cell] <= scores[cell] && scores[cell] <= high[cell]));
+    assert!((0..9).any(|cell| low[cell] < scores[cell] && scores[cell] < high[cell]));
+    assert_eq!(ends(&run("again", &prompts, &[]).0), ends(&usual));
+    assert_ne!(ends(&run("seed", &prompts, &["--seed", "1"]).0), ends(&usual));
+    let [narrow_low, _, narrow_high] = ends(&run("narrow", &prompts, &["--confidence", "0.5"]).0);
+    assert!((0..9).all(|cell| low[cell] <= narrow_low[cell] && narrow_high[cell] <= high[cell]));
+    // One pair says nothing of others.
+    assert!(run("one-pair", &one, &[]).0.get("low").is_none());
+    let paths = sweep(Path::new("gpt2-odd"), &prompts, &directory.path().join("paths"), &["--to", "final"]);
+    for kind in ["heads", "mlps", "embed"] {
+        let [low, scores, high] =
+            ["low", "scores", "high"].map(|end| flat(&paths["tables"][format!("{kind}_{end}")]["values"]));
+        assert!(!low.is_empty() && (0..low.len()).all(|cell| low[cell] <= scores[cell] && scores[cell] <= high[cell]));
+    }
+    for bad in ["1", "0", "95", "x"] {
+        let mut command = endoscope();
+        command.args(["patch", "gpt2-odd", "--site", "z", "--explain", "--confidence", bad, "--prompts"]).arg(&prompts);
+        refused(&mut command, &["--confidence"]);
+    }
+}
+
 fn tiny_prompts(directory: &Path) -> PathBuf {
     // The SHA-256 below belongs to exactly these bytes.
     let text = "[{\"clean\":[1,7,3],\"corrupt\":[1,8,3],\"answers\":[5],\"wrong_answers\":[6]},\n\
@@ -148,7 +187,10 @@ fn the_run_directory_is_whole_and_true() {
     let arguments = ["--site", "z", "--over", "layer,head", "--metric", "probability"];
     let report = sweep(Path::new("llama-sharded"), &prompts, &out, &arguments);
     assert_eq!(names(&out), ["plan.json", "provenance.json", "report.html", "report.json", "tables"]);
-    assert_eq!(names(&out.join("tables")), ["normalised.parquet", "scores.parquet", "spread.parquet", "work.parquet"]);
+    assert_eq!(
+        names(&out.join("tables")),
+        ["high.parquet", "low.parquet", "normalised.parquet", "scores.parquet", "spread.parquet", "work.parquet"]
+    );
     assert_eq!(names(&directory.path().join("runs")), ["first"]);
 
     let plan = read_json(&out.join("plan.json"));

@@ -14,6 +14,7 @@ use endoscope_report::Started;
 use serde_json::json;
 
 use crate::input::ModelArgument;
+use crate::intervals::IntervalArguments;
 use crate::output::Output;
 use crate::pair_arguments::{DirectionArgument, PairArguments, RunWriter, watching};
 use crate::progress;
@@ -52,6 +53,8 @@ pub struct Attribute {
     /// How many of the largest are shown.
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
+    #[command(flatten)]
+    intervals: IntervalArguments,
     /// The run directory to write; must not exist.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -104,7 +107,8 @@ impl Attribute {
                     false => Some(sweep(network, &asked, &read.pairs, Planner::default(), watching(&bar))?),
                 };
                 let labels: Vec<String> = read.pairs[0].clean.iter().map(|&id| model.label(id)).collect();
-                let report = report::estimates(&model, method, &found, exact.as_ref(), &labels)?;
+                let report =
+                    report::estimates(&model, method, &found, exact.as_ref(), &labels, &self.intervals.resampling())?;
                 (report, json!({"method": method, "sweep": asked}))
             }
             Method::Eap | Method::EapIg | Method::EapIgWrites | Method::Edges => {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{
     Ablation, Choice, Circuit, CircuitRuns, EdgeMethod, EdgeSweep, Planner, acdc, circuit_from_json, circuit_to_json,
-    curve, edge_scores, measure,
+    curve, edge_scores, measure, random_faithfulness, random_scores,
 };
 use endoscope_report::{HashedFile, Started, svg};
 use serde_json::json;
@@ -18,6 +18,9 @@ use crate::input::ModelArgument;
 use crate::output::Output;
 use crate::pair_arguments::{PairArguments, RunWriter, watching};
 use crate::progress;
+
+/// How many random circuits are the control.
+const RANDOM_CIRCUITS: usize = 5;
 
 #[derive(Debug, Args)]
 pub struct FindCircuit {
@@ -138,14 +141,16 @@ impl FindCircuit {
                 let greedy = !self.top;
                 bar.set_message("measuring");
                 let found = curve(&runs, &scores, greedy, watching(&bar))?;
-                let random = curve(&runs, &report::random_scores(graph.len(), self.seed), greedy, watching(&bar))?;
+                let random = curve(&runs, &random_scores(graph.len(), self.seed), greedy, watching(&bar))?;
                 let how = format!("Edges were {how}, and chosen by the size of their effect");
                 Search { how, circuit, scores, curve: found, random }
             }
         };
         let measures = measure(&runs, &search.circuit, watching(&bar))?;
         bar.finish_and_clear();
-        let random = report::random_circuit(&runs, &search.circuit, self.seed)?;
+        let seeds: Vec<u64> = (self.seed..).take(RANDOM_CIRCUITS).collect();
+        let random = random_faithfulness(&runs, search.circuit.len(), &seeds)?;
+        let random = random.map(|found| found.iter().sum::<f64>() / found.len() as f64);
         let report = report::report(&model, &runs, &search, &measures, random)?;
         let document = circuit_to_json(graph, &search.circuit, Some(&search.scores));
         writer.directory.write_json("circuit.json", &document)?;

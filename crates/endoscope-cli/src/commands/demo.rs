@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use endoscope_causal::statistics::Resampling;
 use endoscope_causal::{HeadScore, Pair, Planner, Sweep, SweepAxis, accuracy, head_scores, sweep};
 use endoscope_models::Model;
 use endoscope_net::{AxisName, Change, Edit, Index, Inputs, Network, Plan};
@@ -220,8 +221,10 @@ impl Story<'_> {
             let labels = self.words(&pairs[0].clean);
             let scores =
                 sweep(&self.model.decoder, &patching, &pairs, Planner::default(), |_| ControlFlow::Continue(()))?;
-            let tables: Vec<_> =
-                tables(&scores, &labels)?.into_iter().map(|(name, table)| (format!("{prefix}{name}"), table)).collect();
+            let tables: Vec<_> = tables(&scores, &labels, &Resampling::default())?
+                .into_iter()
+                .map(|(name, table)| (format!("{prefix}{name}"), table))
+                .collect();
             let caption = format!("{caption} Mean of {} prompt pairs.", pairs.len());
             report.sections.push(heat_map(heading, &scores, &tables, &caption));
             report.tables.extend(tables);

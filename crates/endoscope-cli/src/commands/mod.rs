@@ -8,6 +8,7 @@ mod demo;
 mod generate;
 mod inspect;
 mod patch;
+mod probe;
 mod train;
 mod verify;
 
@@ -31,6 +32,8 @@ pub enum Command {
     Attribute(attribute::Attribute),
     /// A circuit found, pruned, drawn and tested.
     Circuit(circuit::FindCircuit),
+    /// What can be read from each layer along a direction: linear probes with their controls.
+    Probe(probe::ProbeVerb),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -50,6 +53,7 @@ impl Command {
             Self::Patch(verb) => verb.run(output),
             Self::Attribute(verb) => verb.run(output),
             Self::Circuit(verb) => verb.run(output),
+            Self::Probe(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Verify(verb) => verb.run(output),

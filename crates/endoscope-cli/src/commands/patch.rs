@@ -20,6 +20,7 @@ use serde_json::json;
 use self::paths::PathArguments;
 pub use self::report::{heat_map, report, tables};
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
+use crate::intervals::IntervalArguments;
 use crate::output::Output;
 use crate::provenance::provenance;
 use crate::{memory, progress};
@@ -70,6 +71,8 @@ pub struct Patch {
     explain: bool,
     #[command(flatten)]
     paths: PathArguments,
+    #[command(flatten)]
+    intervals: IntervalArguments,
     #[command(flatten)]
     bos: BosArguments,
     /// The run directory to write; must not exist.
@@ -149,6 +152,7 @@ impl Patch {
         }
         // Before the work, so that an existing directory is found out at once.
         let directory = RunDirectory::create(self.out.as_deref().context("--out DIR is missing")?)?;
+        let resampling = self.intervals.resampling();
         let bar = progress::bar(0, "patching");
         let watch = |progress: Progress| {
             bar.set_length(progress.total as u64);
@@ -163,12 +167,12 @@ impl Patch {
                     Align::Equal => read.pairs[0].clean.iter().map(|&id| model.label(id)).collect(),
                     Align::First | Align::Last => Vec::new(),
                 };
-                (report::report(&model, &scores?, &labels)?, json!({"sweep": patching}))
+                (report::report(&model, &scores?, &labels, &resampling)?, json!({"sweep": patching}))
             }
             Asked::Paths(patching) => {
                 let scores = path_sweep(&model.decoder, &patching, &read.pairs, planner, watch);
                 bar.finish_and_clear();
-                (paths::report(&model, &scores?)?, json!({"paths": patching}))
+                (paths::report(&model, &scores?, &resampling)?, json!({"paths": patching}))
             }
         };
         self.write(directory, &started, &model, read, input, &report, output)
@@ -191,11 +195,14 @@ impl Patch {
             provenance.files.push(HashedFile::read("plan", path)?);
         }
         provenance.notes.extend(read.notes);
+        provenance.seeds.insert("intervals".into(), self.intervals.seed);
         let mut plan = json!({
             "verb": "patch",
             "model": model.directory.to_string_lossy(),
             "planner": self.planner.name(),
             "memory": self.memory,
+            "confidence": self.intervals.confidence,
+            "seed": self.intervals.seed,
             "pairs": read.pairs,
         });
         if let (Some(plan), serde_json::Value::Object(input)) = (plan.as_object_mut(), input) {

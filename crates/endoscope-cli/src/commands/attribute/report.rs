@@ -1,8 +1,9 @@
 //! The pages of attribution.
 
 use anyhow::Result;
+use endoscope_causal::statistics::Resampling;
 use endoscope_causal::{
-    Circuit, Component, DirectScores, EdgeMethod, EdgeScores, Estimate, Node, Scores, circuit_to_json, correlation,
+    Circuit, Component, DirectScores, EdgeMethod, EdgeScores, Estimate, Node, Scores, circuit_to_json, statistics,
 };
 use endoscope_models::Model;
 use endoscope_report::{ColourScale, Label, Report, Section, Table, labels};
@@ -101,8 +102,9 @@ pub fn estimates(
     found: &Scores,
     exact: Option<&Scores>,
     positions: &[String],
+    resampling: &Resampling,
 ) -> Result<Report> {
-    let mut report = patch::report(model, found, positions)?;
+    let mut report = patch::report(model, found, positions, resampling)?;
     report.verb = "attribute".into();
     let how = match method {
         Estimate::Gradient => "its gradient at the unchanged run".to_string(),
@@ -123,7 +125,7 @@ pub fn estimates(
         };
         let effects =
             |scores: &Scores| scores.values.iter().map(|value| value - unchanged(scores)).collect::<Vec<f64>>();
-        for (name, table) in patch::tables(exact, positions)?.into_iter().take(2) {
+        for (name, table) in patch::tables(exact, positions, resampling)?.into_iter().take(2) {
             report.tables.insert(format!("exact_{name}"), table);
         }
         let shown = if exact.normalised.iter().any(Option::is_some) { "exact_normalised" } else { "exact_scores" };
@@ -146,14 +148,18 @@ fn agreement(estimated: &[f64], exact: &[f64]) -> Section {
         a.push(*estimated);
         b.push(*exact);
     }
-    let said = |found: Option<f64>| found.map_or("not defined (no spread)".to_string(), |found| format!("{found:.4}"));
+    let said = |found: endoscope_causal::Result<f64>| match found {
+        Ok(found) => format!("{found:.4}"),
+        Err(_) => "not defined (no spread)".into(),
+    };
     let largest = b.iter().fold(0f64, |largest, exact| largest.max(exact.abs()));
     let apart = a.iter().zip(&b).fold(0f64, |worst, (a, b)| worst.max((a - b).abs()));
     let body = format!(
-        "Correlation of estimated with exact effects, over {}: {} (Pearson). The largest exact effect is {largest:.4}, the largest \
+        "Correlation of estimated with exact effects, over {}: {} (Pearson), {} (Spearman, of ranks). The largest exact effect is {largest:.4}, the largest \
          error of an estimate {apart:.4}.",
         a.len(),
-        said(correlation(&a, &b))
+        said(statistics::pearson(&a, &b)),
+        said(statistics::spearman(&a, &b))
     );
     Section::Text { heading: Some("Agreement with exact patching".into()), body }
 }

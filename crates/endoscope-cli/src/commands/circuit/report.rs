@@ -1,11 +1,9 @@
 //! The page and the drawing of a circuit.
 
 use anyhow::Result;
-use endoscope_causal::{Choice, Circuit, CircuitRuns, Curve, Graph, Measures, Node, Reader};
+use endoscope_causal::{Circuit, CircuitRuns, Curve, Graph, Measures, Node, Reader};
 use endoscope_models::Model;
 use endoscope_report::{self as page, Claim, GraphEdge, GraphNode, Measured, Report, Section, Table, Verdict, labels};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
 
 /// What a search found.
 pub struct Search {
@@ -17,22 +15,6 @@ pub struct Search {
     pub curve: Option<Curve>,
     /// The curve of random scores.
     pub random: Option<Curve>,
-}
-
-/// Scores that say nothing: a random order of the edges.
-pub fn random_scores(count: usize, seed: u64) -> Vec<f64> {
-    let mut scores: Vec<f64> = (1..=count).map(|rank| rank as f64).collect();
-    scores.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(seed));
-    scores
-}
-
-/// The faithfulness of a circuit of as many edges, chosen at random from the logits down; none where there is no scale.
-pub fn random_circuit(runs: &CircuitRuns, like: &Circuit, seed: u64) -> Result<Option<f64>> {
-    let graph = &runs.graph;
-    let chosen = Circuit::chosen(graph, &random_scores(graph.len(), seed), Choice::Greedy(like.len()))?;
-    let values = runs.values(&[Circuit::full(graph), Circuit::empty(graph), chosen])?;
-    let range = values[0] - values[1];
-    Ok((range != 0.).then(|| (values[2] - values[1]) / range))
 }
 
 /// The circuit as a drawing: the input at the bottom, the logits on top.
@@ -112,7 +94,7 @@ pub fn report(
             .into(),
     });
     let values = [measures.faithfulness, measures.completeness, random];
-    let axes = [("", labels(["faithfulness", "completeness", "random circuit of as many edges"]))];
+    let axes = [("", labels(["faithfulness", "completeness", "random circuits of as many edges, mean"]))];
     report
         .tables
         .insert("measures".into(), Table::with_missing("0 = nothing, 1 = the whole network", axes, values.to_vec())?);
@@ -150,7 +132,7 @@ pub fn report(
             y_label: "faithfulness".into(),
         });
     }
-    let control = format!("a random circuit of as many edges has faithfulness {}", share(random));
+    let control = format!("random circuits of as many edges have faithfulness {} on average", share(random));
     let verdict = match (measures.faithfulness, random) {
         (Some(found), Some(random)) if found >= 0.8 && random < found / 2. => Verdict::Shown,
         (Some(found), Some(random)) if found > random => Verdict::Partly,

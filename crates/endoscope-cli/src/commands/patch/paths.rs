@@ -2,12 +2,14 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use endoscope_causal::statistics::Resampling;
 use endoscope_causal::{Direction, PathNorm, PathScores, PathSweep, Receiver, Sender};
 use endoscope_models::Model;
 use endoscope_net::Index;
 use endoscope_report::{ColourScale, Label, Report, Section, Table, labels};
 
 use super::report::push_cost;
+use crate::intervals::ends;
 
 /// What is asked of path patching.
 #[derive(Debug, Args)]
@@ -97,7 +99,7 @@ fn kinds(scores: &PathScores) -> Vec<Kind> {
 }
 
 /// The page of a sweep over paths.
-pub fn report(model: &Model, scores: &PathScores) -> Result<Report> {
+pub fn report(model: &Model, scores: &PathScores, resampling: &Resampling) -> Result<Report> {
     let paths = &scores.paths;
     let receivers = paths.to.iter().map(Receiver::to_string).collect::<Vec<_>>().join(", ");
     let (from, into) = match paths.direction {
@@ -121,6 +123,7 @@ pub fn report(model: &Model, scores: &PathScores) -> Result<Report> {
     );
     let mut report = Report::new(format!("Paths to {receivers}"), "patch", summary);
     let usable = scores.normalised.iter().any(Option::is_some);
+    let intervals = scores.intervals(resampling)?;
     for kind in kinds(scores) {
         let cells = |of: &dyn Fn(usize) -> Option<f64>| kind.senders.iter().map(|sender| sender.and_then(of)).collect();
         let metric = paths.metric.name();
@@ -143,6 +146,9 @@ pub fn report(model: &Model, scores: &PathScores) -> Result<Report> {
                 format!("standard deviation of {metric} over prompt pairs"),
                 spread,
             ));
+            for (name, description, ends) in ends("the mean", resampling.confidence, &intervals) {
+                tables.push((format!("{}_{name}", kind.name), description, cells(&|sender| ends[sender])));
+            }
         }
         let shown = if usable { 0 } else { 1 };
         let names: Vec<String> = tables.iter().map(|(name, ..)| name.clone()).collect();

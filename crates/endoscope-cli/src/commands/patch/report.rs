@@ -1,16 +1,19 @@
 //! The tables and the page of a sweep.
 
 use anyhow::Result;
+use endoscope_causal::statistics::Resampling;
 use endoscope_causal::{Align, Direction, ScoreAxis, Scores, Sweep, SweepAxis, SweepChange, SweepCost};
 use endoscope_models::Model;
 use endoscope_net::Work;
 use endoscope_report::{ColourScale, Label, Report, Section, Table, labels};
 use serde_json::json;
 
+use crate::intervals::ends;
 use crate::memory;
 
-/// The tables of a sweep: `scores` (the metric itself), `normalised`, and `spread` where there are several pairs.
-pub fn tables(scores: &Scores, positions: &[String]) -> Result<Vec<(String, Table)>> {
+/// The tables of a sweep: `scores` (the metric itself), `normalised`, and where there are several pairs `spread` and the ends
+/// `low` and `high` of the scores' intervals.
+pub fn tables(scores: &Scores, positions: &[String], resampling: &Resampling) -> Result<Vec<(String, Table)>> {
     let axes = || scores.axes.iter().map(|axis| (axis.axis.name(), axis_labels(axis, positions)));
     let metric = scores.sweep.metric.name();
     let order: String = scores.axes.iter().map(|axis| format!("[{}]", axis.axis.name())).collect();
@@ -26,6 +29,13 @@ pub fn tables(scores: &Scores, positions: &[String]) -> Result<Vec<(String, Tabl
     if scores.pairs.len() > 1 {
         let description = format!("standard deviation of {metric} over prompt pairs; values{order}");
         tables.push(("spread".to_string(), Table::with_missing(description, axes(), scores.spread.clone())?));
+        let what = format!("the mean of {metric} over prompt pairs");
+        for (name, description, values) in ends(&what, resampling.confidence, &scores.intervals(resampling)?) {
+            tables.push((
+                name.to_string(),
+                Table::with_missing(format!("{description}; values{order}"), axes(), values)?,
+            ));
+        }
     }
     Ok(tables)
 }
@@ -57,7 +67,7 @@ pub fn heat_map(heading: &str, scores: &Scores, tables: &[(String, Table)], capt
 }
 
 /// The page of a sweep.
-pub fn report(model: &Model, scores: &Scores, positions: &[String]) -> Result<Report> {
+pub fn report(model: &Model, scores: &Scores, positions: &[String], resampling: &Resampling) -> Result<Report> {
     let Sweep { site, metric, direction, change, .. } = &scores.sweep;
     let (from, into, patched, other) = match direction {
         Direction::Denoise => {
@@ -88,7 +98,7 @@ pub fn report(model: &Model, scores: &Scores, positions: &[String]) -> Result<Re
     let axes: Vec<&str> = scores.axes.iter().map(|axis| axis.axis.name()).collect();
     let verb = if *change == SweepChange::Patch { "Patching" } else { "Changing" };
     let mut report = Report::new(format!("{verb} {site} over {}", axes.join(" x ")), "patch", summary);
-    let tables = tables(scores, positions)?;
+    let tables = tables(scores, positions, resampling)?;
     let shown = match scores.normalised.iter().any(Option::is_some) {
         true => format!("Normalised score: {meaning}."),
         false => format!("The {} itself: clean and corrupt do not differ, so there is no scale.", metric.name()),
