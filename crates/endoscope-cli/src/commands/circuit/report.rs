@@ -94,7 +94,7 @@ pub fn report(
             .into(),
     });
     let values = [measures.faithfulness, measures.completeness, random];
-    let axes = [("", labels(["faithfulness", "completeness", "random circuits of as many edges, mean"]))];
+    let axes = [("measure", labels(["faithfulness", "completeness", "random circuits of as many edges, mean"]))];
     report
         .tables
         .insert("measures".into(), Table::with_missing("0 = nothing, 1 = the whole network", axes, values.to_vec())?);
