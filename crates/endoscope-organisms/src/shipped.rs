@@ -53,6 +53,11 @@ pub fn induction_model_files() -> &'static [(&'static str, &'static [u8])] {
 }
 
 impl Organism {
+    /// Whether its weights were written by hand, so that [`constructed`] knows its circuit.
+    pub fn is_constructed(&self) -> bool {
+        matches!(self.source, Source::Constructed)
+    }
+
     /// Its files: name, contents. Weights of a constructed organism are computed now.
     pub fn files(&self) -> Result<Vec<(String, Cow<'static, [u8]>)>> {
         match self.source {

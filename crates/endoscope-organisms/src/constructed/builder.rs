@@ -1,14 +1,13 @@
 //! Weights written by hand: a GPT-2 whose residual stream is divided into named spaces, and whose LayerNorm does nothing.
 //!
-//! LayerNorm takes away the mean of the stream and divides by its deviation. Both are made constant. Whatever writes puts the
-//! negative sum of what it writes into coordinates that nothing reads ([`BALANCE`]), so that the mean is always 0. The
-//! embedding writes plus and minus [`LOUD`] into two more coordinates that nothing reads, beside which what anyone else
-//! writes does not count: with d coordinates and `x` everything else, the deviation is
-//! `sqrt((2 LOUD^2 + |x|^2) / d)`, and the norm's weight is `sqrt(2 LOUD^2 / d)`. So every reader sees `x` to a factor
-//! `1 - |x|^2 / (4 LOUD^2)`: with `|x|^2` below 80, to 2 in 100,000.
+//! LayerNorm takes away the mean of the stream and divides by its deviation. Every reader subtracts from what it reads a
+//! coordinate that nothing writes ([`QUIET`]), so that the mean, taken from both, does not matter. The embedding writes
+//! plus and minus [`LOUD`] into two coordinates that nothing reads ([`LOUD_AT`]), beside which what anyone else writes does
+//! not count: with d coordinates and `x` everything else, the deviation is `sqrt((2 LOUD^2 + |x|^2) / d)` or a little less,
+//! and the norm's weight is `sqrt(2 LOUD^2 / d)`. So every reader sees `x` to a factor `1 - |x|^2 / (4 LOUD^2)`: with
+//! `|x|^2` below 80, to 2 in 100,000.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use endoscope_models::{Activation, Biases, Family, Positions, Spec, model_files};
@@ -21,9 +20,9 @@ use crate::error::Result;
 const LOUD: f32 = 1024.;
 /// Where the embedding writes plus and minus [`LOUD`].
 const LOUD_AT: [usize; 2] = [0, 1];
-/// Where the negative sum goes, in equal parts: several coordinates, since one would be loud too.
-const BALANCE: Range<usize> = 2..10;
-const RESERVED: usize = BALANCE.end;
+/// Always 0 but for what the norm takes away.
+const QUIET: usize = 2;
+const RESERVED: usize = 3;
 
 /// Some coordinates of the residual stream, or some tokens, side by side.
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +85,17 @@ impl Matrix {
         self.values[row * self.columns + column] += value;
     }
 
-    /// Makes the sum of each row 0.
+    /// Makes each column, which belongs to a reader, read the quiet coordinate so that its sum is 0.
     fn balance(&mut self) {
-        for row in self.values.chunks_mut(self.columns) {
-            let part = row.iter().sum::<f32>() / BALANCE.len() as f32;
-            row[BALANCE].iter_mut().for_each(|value| *value -= part);
+        for column in 0..self.columns {
+            let sum: f32 = self.values.iter().skip(column).step_by(self.columns).sum();
+            self.add(QUIET, column, -sum);
         }
+    }
+
+    fn transposed(&self) -> Vec<f32> {
+        let column = |column| self.values.iter().skip(column).step_by(self.columns).copied();
+        (0..self.columns).flat_map(column).collect()
     }
 }
 
@@ -121,7 +125,7 @@ pub struct Builder {
     embed: Matrix,
     /// `[context, d_model]`.
     positions: Matrix,
-    /// `[vocabulary, d_model]`.
+    /// `[d_model, vocabulary]`.
     unembed: Matrix,
     layers: Vec<Layer>,
     /// One-hot positions, where the embedding of positions writes them.
@@ -149,7 +153,7 @@ impl Builder {
             named: RESERVED,
             embed: Matrix::zeros(vocabulary, d_model),
             positions: Matrix::zeros(context, d_model),
-            unembed: Matrix::zeros(vocabulary, d_model),
+            unembed: Matrix::zeros(d_model, vocabulary),
             layers: (0..layers).map(layer).collect(),
             position: Space { first: 0, width: 0 },
         };
@@ -252,7 +256,7 @@ impl Builder {
 
     /// The logit of `token` rises with `coordinate`.
     pub fn unembed(&mut self, coordinate: usize, token: usize, weight: f32) {
-        self.unembed.add(token, coordinate, weight);
+        self.unembed.add(coordinate, token, weight);
     }
 
     /// A distractor: the head writes `from`, of what it attends to, at random into `to`, a little louder than the circuit
@@ -304,11 +308,10 @@ impl Builder {
             tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).map_err(endoscope_models::Error::from)?);
             Ok(())
         };
-        self.embed.balance();
-        self.positions.balance();
+        self.unembed.balance();
         put("transformer.wte.weight".into(), &[vocabulary, d_model], self.embed.values)?;
         put("transformer.wpe.weight".into(), &[context, d_model], self.positions.values)?;
-        put("lm_head.weight".into(), &[vocabulary, d_model], self.unembed.values)?;
+        put("lm_head.weight".into(), &[vocabulary, d_model], self.unembed.transposed())?;
         let scale = LOUD * (2. / d_model as f32).sqrt();
         let norms = (0..layers).flat_map(|layer| [format!("h.{layer}.ln_1"), format!("h.{layer}.ln_2")]);
         for norm in norms.chain(["ln_f".to_string()]) {
@@ -316,9 +319,8 @@ impl Builder {
             put(format!("transformer.{norm}.bias"), &[d_model], vec![0.; d_model])?;
         }
         for (number, mut layer) in self.layers.into_iter().enumerate() {
-            layer.out.balance();
-            layer.down.balance();
-            layer.down_bias.balance();
+            layer.qkv.balance();
+            layer.up.balance();
             let mut put =
                 |name: &str, shape: &[usize], values| put(format!("transformer.h.{number}.{name}"), shape, values);
             put("attn.c_attn.weight", &[d_model, 3 * d_model], layer.qkv.values)?;

@@ -63,7 +63,7 @@ fn model() -> Result<Files> {
     }
     for (number, values) in values.iter().enumerate() {
         model.mlp_bias(1, answer.at(number), values[0]);
-        model.unembed(answer.at(number), ANSWER as usize + number, 6.);
+        model.unembed(answer.at(number), ANSWER as usize + number, 4.);
     }
 
     model.attends_where_equal((0, 0), fruits, fruits, 3.);

@@ -64,6 +64,11 @@ impl Constructed {
     pub fn pairs(&self, seed: u64, count: usize) -> Vec<PromptPair> {
         questions::pairs(self.question, seed, count)
     }
+
+    /// The same pairs in words, as a prompt file (JSON).
+    pub fn prompt_file(&self, seed: u64, count: usize) -> Result<Vec<u8>> {
+        prompt_file(self.question, seed, count)
+    }
 }
 
 /// The names and descriptions of the constructed organisms.
@@ -78,20 +83,25 @@ pub fn constructed(name: &str) -> Result<Constructed> {
         return Err(Error::UnknownConstructed { name: name.to_string(), known });
     };
     let &Design { name, about, question, context, model, truth, .. } = *design;
-    let (words, truth) = (question.words(), truth());
+    let truth = truth();
     let mut files = model()?;
-    files.extend(tokenizer_files(&words, context)?);
+    files.extend(tokenizer_files(&question.words(), context)?);
     files.push(("circuit.json".into(), pretty(&serde_json::to_value(&truth)?)?));
     let (seed, count) = WRITTEN_PAIRS;
-    let pairs = questions::pairs(question, seed, count);
-    let prompts: Vec<Value> = pairs.iter().map(|pair| in_words(pair, &words)).collect();
-    files.push(("pairs.json".into(), pretty(&json!({"prompts": prompts}))?));
+    files.push(("pairs.json".into(), prompt_file(question, seed, count)?));
     files.push(("MODEL.md".into(), card(design, &truth).into_bytes()));
     Ok(Constructed { name, about, files, truth, question })
 }
 
 fn pretty(value: &Value) -> Result<Vec<u8>> {
     Ok((serde_json::to_string_pretty(value)? + "\n").into_bytes())
+}
+
+fn prompt_file(question: &dyn Question, seed: u64, count: usize) -> Result<Vec<u8>> {
+    let words = question.words();
+    let pairs = questions::pairs(question, seed, count);
+    let prompts: Vec<Value> = pairs.iter().map(|pair| in_words(pair, &words)).collect();
+    pretty(&json!({"prompts": prompts}))
 }
 
 /// A pair as an entry of a prompt file; the tokenizer puts `<bos>` first.
