@@ -7,6 +7,7 @@ mod circuit;
 mod demo;
 mod generate;
 mod inspect;
+mod organisms;
 mod patch;
 mod probe;
 mod train;
@@ -38,6 +39,8 @@ pub enum Command {
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
     Demo(demo::Demo),
+    /// The small models of ours with known mechanisms: a list, or one written out with its prompt pairs.
+    Organisms(organisms::Organisms),
     /// A model's certificate: everything about it that can be checked, checked.
     Verify(verify::Verify),
     /// Timings of every kind of work, and their share of what the machine can do.
@@ -56,6 +59,7 @@ impl Command {
             Self::Probe(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
+            Self::Organisms(verb) => verb.run(output),
             Self::Verify(verb) => verb.run(output),
             Self::Bench(verb) => verb.run(output),
         }
