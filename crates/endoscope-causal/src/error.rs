@@ -41,6 +41,9 @@ pub enum Error {
     /// A sweep that makes no sense.
     #[error("the sweep is not possible: {0}")]
     Sweep(String),
+    /// A lens that cannot be made or used.
+    #[error("the lens cannot be used: {0}")]
+    Lens(String),
     /// The memory promised is not enough for a single point.
     #[error(
         "{promised} bytes of memory are too little: {held} are held or kept free before the first point, and a point needs {least}; give at least {}",
