@@ -25,6 +25,7 @@
 mod file;
 pub mod jacobian;
 mod readout;
+mod rows;
 pub mod tuned;
 
 use candle_core::{DType, Tensor};
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use readout::{Ask, Candidate, Cell, Loss, Reading, losses, read};
+pub use rows::{repeated_rows, split};
 
 /// What a lens maps by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

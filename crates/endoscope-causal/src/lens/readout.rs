@@ -6,7 +6,7 @@ use endoscope_net::{
 };
 use serde::Serialize;
 
-use super::{Lens, Streams};
+use super::{Lens, Streams, is_finite};
 use crate::error::{Error, Result};
 use crate::metric::{Metric, Target};
 
@@ -123,7 +123,11 @@ pub fn read(network: &dyn Resume, lens: &Lens, tokens: &[u32], ask: &Ask, stream
     };
     let mut cells = Vec::with_capacity(names.len());
     for name in &names {
-        let logits = readout.logits(&lens.translated(name, &stream(name)?)?)?.to_vec2::<f32>()?;
+        let mapped = lens.translated(name, &stream(name)?)?;
+        if !is_finite(&mapped)? {
+            return Err(Error::Lens(format!("what it makes of `{name}` is not finite")));
+        }
+        let logits = readout.logits(&mapped)?.to_vec2::<f32>()?;
         let row = logits.iter().zip(own.iter().zip(&targets));
         let row = row.map(|(logits, (own, &target))| Cell::of(logits, own, target, ask.top));
         cells.push(row.collect::<Result<_>>()?);

@@ -155,3 +155,34 @@ fn objective(
 fn probabilities(logits: &Tensor) -> Result<Tensor> {
     Ok(candle_nn::ops::softmax_last_dim(&logits.contiguous()?)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// The gradient of the mean KL by A and b, by torch through TransformerLens's norm and unembedding.
+    #[test]
+    fn the_gradient_of_a_translator_equals_torchs() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let golden = root.join("tests/goldens/lens/gpt2-odd-translator.safetensors");
+        let golden = candle_core::safetensors::load(golden, &Device::Cpu).unwrap();
+        let model = endoscope_models::Model::open(root.join("../endoscope-models/tests/goldens/gpt2-odd")).unwrap();
+        // Four positions a branch, so that the six rows need two of them.
+        let readout = Readout::new(&model.decoder, "blocks.2.hook_resid_post", &[1, 2, 3, 4], Vec::new()).unwrap();
+        let matrix = Var::from_tensor(&golden["matrix"]).unwrap();
+        let bias = Var::from_tensor(&golden["bias"]).unwrap();
+        let targets = probabilities(&golden["own"]).unwrap();
+        let objective =
+            objective(&readout, matrix.as_tensor(), bias.as_tensor(), &golden["rows"], &targets).unwrap();
+        let gradients = objective.backward().unwrap();
+        for (name, variable) in [("matrix", &matrix), ("bias", &bias)] {
+            let expected = &golden[&format!("{name}_gradient")];
+            let found = gradients.get(variable).unwrap();
+            let largest = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let difference = largest(&(found - expected).unwrap());
+            assert!(difference < 1e-4, "{name}: differs by {difference:e}");
+            assert!(largest(expected) > 1e-2, "{name}: nothing to compare");
+        }
+    }
+}

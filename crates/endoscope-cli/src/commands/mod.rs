@@ -5,6 +5,7 @@ mod capture;
 mod demo;
 mod generate;
 mod inspect;
+mod lens;
 mod patch;
 mod train;
 mod verify;
@@ -25,6 +26,8 @@ pub enum Command {
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
     Patch(patch::Patch),
+    /// What each layer would say now: logit, tuned and Jacobian lens.
+    Lens(lens::Lens),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -42,6 +45,7 @@ impl Command {
             Self::Capture(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
+            Self::Lens(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Verify(verb) => verb.run(output),
