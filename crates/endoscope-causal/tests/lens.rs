@@ -70,7 +70,8 @@ fn the_logit_lens_equals_transformer_lens() {
         let targets: Vec<f64> = reading.targets.iter().map(|&target| f64::from(target)).collect();
         assert_eq!(targets, numbers(&golden["targets"]), "{name}");
         let cells: Vec<_> = reading.cells.iter().flatten().collect();
-        let of = |value: fn(&endoscope_causal::lens::Cell) -> f64| cells.iter().map(|cell| value(cell)).collect::<Vec<_>>();
+        let of =
+            |value: fn(&endoscope_causal::lens::Cell) -> f64| cells.iter().map(|cell| value(cell)).collect::<Vec<_>>();
         assert_eq!(of(|cell| cell.rank as f64), numbers(&golden["rank"]), "{name}: ranks");
         close(&format!("{name}: probability"), &of(|cell| cell.probability), &numbers(&golden["probability"]));
         close(&format!("{name}: entropy"), &of(|cell| cell.entropy), &numbers(&golden["entropy"]));
@@ -98,7 +99,10 @@ fn positions_targets_and_the_last_stream() {
     assert_eq!((&some.positions, &some.targets), (&vec![4, 1], &vec![6, 6]));
     for (some, whole) in some.cells.iter().zip(&whole.cells) {
         for (cell, position) in some.iter().zip([4, 1]) {
-            assert_eq!((cell.top.as_slice(), cell.kl, cell.entropy), (&whole[position].top[..2], whole[position].kl, whole[position].entropy));
+            assert_eq!(
+                (cell.top.as_slice(), cell.kl, cell.entropy),
+                (&whole[position].top[..2], whole[position].kl, whole[position].entropy)
+            );
         }
     }
     // The last stream is what the network itself says: its own target is on top, and nothing lies between.
@@ -177,8 +181,10 @@ fn a_jacobian_predicts_a_small_step() {
         run.captured.get(&last).unwrap().squeeze(0).unwrap()
     };
     let settings = |over| JacobianSettings { over, ..JacobianSettings::default() };
-    let same = average(&model.decoder, std::slice::from_ref(&prompt), Streams::Halves, settings(Over::Same), going).unwrap();
-    let later = average(&model.decoder, std::slice::from_ref(&prompt), Streams::Halves, settings(Over::Later), going).unwrap();
+    let same =
+        average(&model.decoder, std::slice::from_ref(&prompt), Streams::Halves, settings(Over::Same), going).unwrap();
+    let later =
+        average(&model.decoder, std::slice::from_ref(&prompt), Streams::Halves, settings(Over::Later), going).unwrap();
     for (same, later) in same.translators.iter().zip(&later.translators) {
         let d_model = same.matrix.dim(0).unwrap();
         let direction: Vec<f32> = (0..d_model).map(|at| ((at * 37 + 11) % 17) as f32 / 17. - 0.5).collect();
@@ -247,13 +253,19 @@ fn what_is_no_lens_or_another_models_is_refused() {
     let reading = |lens: &Lens| read(&model.decoder, lens, &[1, 2], &Ask::default(), Streams::Layers);
     assert!(reading(&one(site, tensor((20, 20), 0.1))).is_ok());
     says(reading(&one(site, tensor((21, 21), 0.1))), "that stream has 20 dims");
-    says(reading(&one("blocks.7.hook_resid_post", tensor((20, 20), 0.1))), "`blocks.7.hook_resid_post`, which this network has not");
+    says(
+        reading(&one("blocks.7.hook_resid_post", tensor((20, 20), 0.1))),
+        "`blocks.7.hook_resid_post`, which this network has not",
+    );
     says(reading(&one(site, tensor((20, 20), f32::NAN))), "not finite");
     let bytes = |lens: &Lens| lens.to_bytes().unwrap();
     says(Lens::from_bytes(&bytes(&one(site, tensor((20, 20), f32::INFINITY)))), "not finite");
-    says(Lens::from_bytes(&bytes(&one(site, tensor((20, 21), 0.)))), "is [20, 21] of F32, but [20, 20] of F32 is needed");
+    says(
+        Lens::from_bytes(&bytes(&one(site, tensor((20, 21), 0.)))),
+        "is [20, 21] of F32, but [20, 20] of F32 is needed",
+    );
     let twice = Translator { site: site.into(), matrix: tensor((2, 2), 0.), bias: None };
-    says(Lens::from_bytes(&bytes(&lens(vec![twice.clone(), twice.clone()]))), "twice");
+    says(lens(vec![twice.clone(), twice.clone()]).to_bytes(), "two maps of `blocks.0.hook_resid_post`");
     let biased = Translator { bias: Some(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap()), ..twice.clone() };
     says(Lens::from_bytes(&bytes(&lens(vec![biased]))), "no stream needs: blocks.0.hook_resid_post.bias");
     let unbiased = Lens { kind: Kind::Tuned, ..lens(vec![twice]) };

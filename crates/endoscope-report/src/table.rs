@@ -348,7 +348,9 @@ mod tests {
             assert!(message.contains(expected), "{message}");
         }
         let json = json.replace("[[0.5],[null]]", r#"[[0.5],["x"]]"#);
-        assert!(serde_json::from_str::<Table>(&json).unwrap_err().to_string().contains("`values[1][0]` is not a number"));
+        assert!(
+            serde_json::from_str::<Table>(&json).unwrap_err().to_string().contains("`values[1][0]` is not a number")
+        );
         assert!(table.with_texts(vec![]).is_err());
     }
 

@@ -36,6 +36,7 @@ impl Lens {
         let Some(first) = self.translators.first() else {
             return fail("a logit lens has nothing that a file could hold");
         };
+        self.check_streams()?;
         let header = Header {
             kind: self.kind,
             d_model: first.matrix.dim(0)?,
@@ -88,9 +89,6 @@ impl Lens {
         };
         let mut translators: Vec<Translator> = Vec::with_capacity(sites.len());
         for site in sites {
-            if translators.iter().any(|translator| translator.site == site) {
-                return fail(format!("its header names `{site}` twice"));
-            }
             let matrix = take(format!("{site}.matrix"), &[d_model, d_model])?;
             let bias = (kind == Kind::Tuned).then(|| take(format!("{site}.bias"), &[d_model])).transpose()?;
             translators.push(Translator { site, matrix, bias });
@@ -99,6 +97,18 @@ impl Lens {
             names.sort_unstable();
             return fail(format!("its file has tensors that no stream needs: {}", names.join(", ")));
         }
-        Ok(Self { kind, translators, made })
+        let lens = Self { kind, translators, made };
+        lens.check_streams()?;
+        Ok(lens)
+    }
+
+    /// That each stream has one map.
+    fn check_streams(&self) -> Result<()> {
+        for (at, Translator { site, .. }) in self.translators.iter().enumerate() {
+            if self.translators[..at].iter().any(|other| other.site == *site) {
+                return fail(format!("it has two maps of `{site}`"));
+            }
+        }
+        Ok(())
     }
 }

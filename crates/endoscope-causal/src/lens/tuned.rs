@@ -89,30 +89,35 @@ pub fn train(
         let targets = probabilities(&readout.logits(&own.index_select(&drawn, 0)?)?)?;
         for each in &mut trained {
             let rows = each.rows.index_select(&drawn, 0)?;
-            let objective = objective(&readout, each.matrix.as_tensor(), each.bias.as_tensor(), &rows, &targets)?;
-            each.optimizer.set_learning_rate(learning_rate * (1. - step as f64 / steps as f64));
-            each.optimizer.step(&objective.backward()?)?;
-            if !is_finite(&each.bias)? {
+            let mapped = mapped(&rows, each.matrix.as_tensor(), each.bias.as_tensor())?;
+            if !is_finite(&mapped)? {
                 return Err(Error::Lens(format!(
-                    "training of `{}` left the finite numbers at step {step}; try a smaller learning rate",
+                    "training of `{}` left the finite numbers before step {step}; try a smaller learning rate",
                     each.site
                 )));
             }
+            each.optimizer.set_learning_rate(learning_rate * (1. - step as f64 / steps as f64));
+            each.optimizer.step(&objective(&readout, &mapped, &targets)?.backward()?)?;
         }
         if watch(Progress { done: step + 1, total: steps }).is_break() {
             return Err(Error::Interrupted);
         }
     }
-    let translators = trained.into_iter().map(|Trained { site, matrix, bias, .. }| Translator {
-        site,
-        matrix: matrix.as_detached_tensor(),
-        bias: Some(bias.as_detached_tensor()),
-    });
+    let mut translators = Vec::with_capacity(trained.len());
+    for Trained { site, matrix, bias, .. } in trained {
+        if !is_finite(&matrix)? || !is_finite(&bias)? {
+            return Err(Error::Lens(format!(
+                "the last step of training left `{site}` with numbers that are not finite"
+            )));
+        }
+        let (matrix, bias) = (matrix.as_detached_tensor(), Some(bias.as_detached_tensor()));
+        translators.push(Translator { site, matrix, bias });
+    }
     let mut made = serde_json::Map::new();
     made.insert("settings".into(), serde_json::to_value(settings).map_err(|error| Error::Lens(error.to_string()))?);
     made.insert("rows".into(), rows.len().into());
     made.insert("positions".into(), count.into());
-    Ok(Lens { kind: Kind::Tuned, translators: translators.collect(), made })
+    Ok(Lens { kind: Kind::Tuned, translators, made })
 }
 
 /// Every position of every row of `names` and, in the end, of `last`: `[n, d]` each.
@@ -134,20 +139,18 @@ fn stored(network: &dyn Resume, rows: &[Vec<u32>], names: &[String], last: &str)
     pieces.iter().map(|pieces| Ok(Tensor::cat(pieces, 0)?)).collect()
 }
 
-/// A number whose gradient by `matrix` and `bias` is that of the mean KL(targets || lens).
+/// `h + A h + b` of each row: `[n, d] -> [n, d]`.
+fn mapped(rows: &Tensor, matrix: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    Ok((rows + rows.matmul(&matrix.t()?)?.broadcast_add(bias)?)?)
+}
+
+/// A number whose gradient by the rows `mapped` is that of the mean KL(targets || what they say).
 ///
 /// The gradient of KL(p || softmax(z)) by the logits z is softmax(z) - p. It is put there as a constant, so that no softmax is
 /// in the graph.
-fn objective(
-    readout: &Readout,
-    matrix: &Tensor,
-    bias: &Tensor,
-    rows: &Tensor,
-    targets: &Tensor,
-) -> Result<Tensor> {
-    let mapped = (rows + rows.matmul(&matrix.t()?)?.broadcast_add(bias)?)?;
-    let logits = readout.logits(&mapped)?;
-    let slope = ((probabilities(&logits.detach())? - targets)? / rows.dim(0)? as f64)?;
+fn objective(readout: &Readout, mapped: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let logits = readout.logits(mapped)?;
+    let slope = ((probabilities(&logits.detach())? - targets)? / mapped.dim(0)? as f64)?;
     Ok((logits * slope)?.sum_all()?)
 }
 
@@ -173,9 +176,8 @@ mod tests {
         let matrix = Var::from_tensor(&golden["matrix"]).unwrap();
         let bias = Var::from_tensor(&golden["bias"]).unwrap();
         let targets = probabilities(&golden["own"]).unwrap();
-        let objective =
-            objective(&readout, matrix.as_tensor(), bias.as_tensor(), &golden["rows"], &targets).unwrap();
-        let gradients = objective.backward().unwrap();
+        let mapped = mapped(&golden["rows"], matrix.as_tensor(), bias.as_tensor()).unwrap();
+        let gradients = objective(&readout, &mapped, &targets).unwrap().backward().unwrap();
         for (name, variable) in [("matrix", &matrix), ("bias", &bias)] {
             let expected = &golden[&format!("{name}_gradient")];
             let found = gradients.get(variable).unwrap();

@@ -36,7 +36,8 @@ fn texts_stand_in_for_numbers_and_keep_their_marks() {
         assert!(text.contains("\\u{1b}[2J"), "{text}");
         assert_eq!(text.contains("\"\"@"), style == PLAIN, "{text}");
     }
-    let plain = render_terminal(&report(table, |table| Section::Table { heading: None, table, caption: "c".into() }), &PLAIN);
+    let plain =
+        render_terminal(&report(table, |table| Section::Table { heading: None, table, caption: "c".into() }), &PLAIN);
     assert!(plain.contains("0.25") && !plain.contains("·b"), "{plain}");
 }
 

@@ -128,7 +128,8 @@ impl MakeArguments {
         }
         provenance.files.push(HashedFile::of("lens", save, &bytes));
         provenance.seeds.insert("lens".into(), self.seed);
-        let plan = json!({"verb": "lens", "model": model.directory.to_string_lossy(), "lens": lens.kind, "made": lens.made});
+        let plan =
+            json!({"verb": "lens", "model": model.directory.to_string_lossy(), "lens": lens.kind, "made": lens.made});
         directory.write_json("plan.json", &plan)?;
         directory.write_provenance(&provenance)?;
         directory.write_report(&report, &provenance)?;
@@ -178,14 +179,14 @@ impl MakeArguments {
         let most = self.rows.unwrap_or(usize::MAX);
         let mut rows = match (&self.text, &self.token_rows, self.random) {
             (Some(path), _, _) => {
-                let text =
-                    std::fs::read_to_string(path).with_context(|| format!("cannot read the text {}", path.display()))?;
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the text {}", path.display()))?;
                 let ids = model.tokenizer()?.encode(&text, Bos::Omit)?.ids;
                 cut(&ids, &prefix()?, length)?
             }
             (_, Some(path), _) => {
-                let text =
-                    std::fs::read_to_string(path).with_context(|| format!("cannot read the rows {}", path.display()))?;
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the rows {}", path.display()))?;
                 let forms = || format!("{} holds no rows of token ids, [[1, 2, 3], [4, 5]]", path.display());
                 serde_json::from_str(&text).with_context(forms)?
             }

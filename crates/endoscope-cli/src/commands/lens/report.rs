@@ -15,13 +15,7 @@ fn short(stream: &str) -> String {
 }
 
 /// The page of a reading: tokens by probability, and how far each stream is from the model's own word.
-pub fn reading(
-    model: &Model,
-    lens: &Lens,
-    prompt: &Prompt,
-    reading: &Reading,
-    target: Option<u32>,
-) -> Result<Report> {
+pub fn reading(model: &Model, lens: &Lens, prompt: &Prompt, reading: &Reading, target: Option<u32>) -> Result<Report> {
     let how = match lens.kind {
         Kind::Logit => "as it is (logit lens)",
         Kind::Tuned => "through its trained translator (tuned lens)",
@@ -41,7 +35,8 @@ pub fn reading(
     let positions: Vec<Label> = labels(reading.positions.iter().map(|&position| prompt.labels[position].clone()));
     let axes = || [("stream", streams.clone()), ("position", positions.clone())];
     let cells = || reading.cells.iter().flatten();
-    let table = |description: &str, value: fn(&Cell) -> f64| Table::new(description, axes(), cells().map(value).collect());
+    let table =
+        |description: &str, value: fn(&Cell) -> f64| Table::new(description, axes(), cells().map(value).collect());
     let best = |cell: &Cell| cell.top.first().map_or(f64::NAN, |best| best.probability);
     let best_text = |cell: &Cell| cell.top.first().map_or_else(String::new, |best| model.label(best.token));
     let top = table("probability of the most probable token", best)?.with_texts(cells().map(best_text).collect())?;
@@ -95,9 +90,7 @@ fn candidates(model: &Model, reading: &Reading, streams: Vec<Label>, positions: 
 /// A reading as JSON.
 pub fn document(model: &Model, lens: &Lens, prompt: &Prompt, reading: &Reading) -> Value {
     let token = |id: u32| json!({"id": id, "text": model.label(id)});
-    let position = |(&position, &target): (&usize, &u32)| {
-        json!({"position": position, "token": token(prompt.ids[position]), "target": token(target)})
-    };
+    let position = |(&position, &target): (&usize, &u32)| json!({"position": position, "token": token(prompt.ids[position]), "target": token(target)});
     let cell = |cell: &Cell| {
         let top = cell.top.iter().map(|candidate| {
             json!({"id": candidate.token, "text": model.label(candidate.token), "probability": candidate.probability})
