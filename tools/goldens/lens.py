@@ -1,4 +1,4 @@
-"""Lenses by TransformerLens's own parts: what each layer would say, how a translator should move, Jacobians."""
+"""Lenses by TransformerLens's own parts, and torch's gradients of them."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from transformer_lens import HookedTransformer
 
 
 def streams(hooked: HookedTransformer, tokens: Tensor) -> dict[str, Tensor]:
-    """The residual streams [p, d] by name: before the first layer, and within and after each."""
+    """The residual streams [p, d] by name, in the order of the mathematics."""
     with torch.no_grad():
         _, cache = hooked.run_with_cache(tokens)
     names = ["blocks.0.hook_resid_pre"]
@@ -43,7 +43,9 @@ def reading(hooked: HookedTransformer, tokens: Tensor) -> dict[str, Tensor]:
         "logits": logits,
         "targets": targets,
         "rank": (wide > target_logits).sum(-1),
-        "probability": wide.softmax(-1).gather(2, targets.expand(len(logits), -1)[..., None])[..., 0],
+        "probability": wide.softmax(-1).gather(
+            2, targets.expand(len(logits), -1)[..., None]
+        )[..., 0],
         "entropy": -(log_probabilities.exp() * log_probabilities).sum(-1),
         "kl": distance(own, wide),
     }
@@ -52,7 +54,7 @@ def reading(hooked: HookedTransformer, tokens: Tensor) -> dict[str, Tensor]:
 def translator_gradient(
     hooked: HookedTransformer, tokens: Tensor, site: str
 ) -> dict[str, Tensor]:
-    """Gradients of the mean KL(network || lens) by A and b of h + A h + b, at random ones."""
+    """Gradients of the mean KL(network || lens) by random A and b of h + A h + b."""
     rows = streams(hooked, tokens)[site]
     d = rows.shape[1]
     generator = torch.Generator().manual_seed(17)
@@ -76,10 +78,8 @@ def translator_gradient(
     }
 
 
-def jacobians(
-    hooked: HookedTransformer, prompts: list[Tensor]
-) -> dict[str, Tensor]:
-    """Mean Jacobians [to, from] of the last residual stream, by `same` or `later` and stream."""
+def jacobians(hooked: HookedTransformer, prompts: list[Tensor]) -> dict[str, Tensor]:
+    """Mean Jacobians [to, from] of the last stream, by `same` or `later` and stream."""
     layers = hooked.cfg.n_layers
     found: dict[str, Tensor] = {}
     for start in range(layers):
@@ -91,9 +91,14 @@ def jacobians(
         same, later = [], []
         for tokens in prompts:
 
-            def last(rows: Tensor, tokens: Tensor = tokens, start: int = start) -> Tensor:
+            def last(
+                rows: Tensor, tokens: Tensor = tokens, start: int = start
+            ) -> Tensor:
                 stream: Tensor = hooked.forward(
-                    rows[None], start_at_layer=start, stop_at_layer=layers, tokens=tokens
+                    rows[None],
+                    start_at_layer=start,
+                    stop_at_layer=layers,
+                    tokens=tokens,
                 )[0]
                 return stream
 

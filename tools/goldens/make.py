@@ -293,7 +293,7 @@ def make_weights() -> None:
 
 
 def make_lens() -> None:
-    """What each layer would say by TransformerLens; a translator's gradient and Jacobians by torch."""
+    """What each layer would say by TransformerLens; gradients of lenses by torch."""
     stories = json.loads((STORIES / "golden.json").read_text())["greedy_ids"][:9]
     for name, hooked, ids in (
         ("stories260k", hooked_llama(load(STORIES)), stories),
@@ -301,7 +301,9 @@ def make_lens() -> None:
     ):
         tokens = torch.tensor([ids])
         write_tensors(
-            CAUSAL / "lens" / f"{name}.safetensors", tokens, lens.reading(hooked, tokens)
+            CAUSAL / "lens" / f"{name}.safetensors",
+            tokens,
+            lens.reading(hooked, tokens),
         )
     hooked = hooked_gpt2(load(MODELS / "gpt2-odd"))
     prompts = [torch.tensor([ids]) for ids in LENS_PROMPTS]

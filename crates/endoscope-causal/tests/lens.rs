@@ -113,6 +113,35 @@ fn positions_targets_and_the_last_stream() {
     assert!(whole.cells[0].iter().all(|cell| cell.kl > 0.));
 }
 
+#[test]
+fn every_family_can_be_read_and_trained_on() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../endoscope-models/tests/goldens");
+    let folders = std::fs::read_dir(goldens).unwrap().map(|entry| entry.unwrap().path());
+    let mut models: Vec<Model> =
+        folders.filter(|path| path.join("config.json").is_file()).map(|path| Model::open(path).unwrap()).collect();
+    assert!(models.len() > 40, "only {} models", models.len());
+    let mut rounded = tiny("llama-grouped");
+    rounded.decoder.compute = endoscope_models::Compute::Bf16;
+    models.push(rounded);
+    for model in models {
+        let name = model.directory.display();
+        let tokens = vec![1, 7, 3];
+        let outputs = model.decoder.run(&Inputs::tokens(vec![tokens.clone()]).unwrap(), &Plan::default()).unwrap();
+        let best = outputs.outputs.argmax(2).unwrap().flatten_all().unwrap().to_vec1::<u32>().unwrap();
+        let logit = read(&model.decoder, &Lens::logit(), &tokens, &Ask::default(), Streams::Halves).unwrap();
+        assert_eq!(logit.targets, best, "{name}");
+        assert!(logit.cells.last().unwrap().iter().all(|cell| cell.kl == 0. && cell.rank == 0), "{name}");
+        let settings = TunedSettings { steps: 20, batch: 8, learning_rate: 1e-3, seed: 0 };
+        let rows = std::slice::from_ref(&tokens);
+        let lens = train(&model.decoder, rows, Streams::Halves, settings, going).unwrap();
+        let total = |lens: &Lens| {
+            let losses = losses(&model.decoder, lens, rows, Streams::Halves).unwrap();
+            losses.iter().map(|loss| loss.kl).sum::<f64>()
+        };
+        assert!(total(&lens) < total(&Lens::logit()), "{name}");
+    }
+}
+
 fn rows(model: &Model, count: usize, seed: u32) -> Vec<Vec<u32>> {
     let vocabulary = model.spec().vocabulary as u32;
     let id = |row: u32, at: u32| (row * 31 + at * at * 7 + at * (row + seed) * 13 + seed) % vocabulary;
@@ -274,6 +303,20 @@ fn what_is_no_lens_or_another_models_is_refused() {
     let weights = tensor((2, 2), 0.);
     let plain = safetensors::serialize([("a", &weights)], None).unwrap();
     says(Lens::from_bytes(&plain), "holds no lens");
+}
+
+#[test]
+fn a_network_that_is_not_finite_is_an_error_and_not_a_lens() {
+    let mut model = tiny("gpt2-odd");
+    let norm = model.decoder.weights.layers[1].ln1.as_mut().unwrap();
+    norm.weight = (&norm.weight * f64::NAN).unwrap();
+    let rows = [vec![1, 2, 3], vec![4, 5]];
+    says(read(&model.decoder, &Lens::logit(), &rows[0], &Ask::default(), Streams::Layers), "NaN");
+    let settings = TunedSettings { steps: 2, ..TunedSettings::default() };
+    let trained = train(&model.decoder, &rows, Streams::Layers, settings, going);
+    says(trained, "`blocks.1.hook_resid_post` of row 0 is not finite");
+    let measured = average(&model.decoder, &rows, Streams::Layers, JacobianSettings::default(), going);
+    says(measured, "of row 0 is not finite");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Lens, Streams, is_finite};
 use crate::error::{Error, Result};
-use crate::metric::{Metric, Target};
+use crate::metric::{Metric, Target, log_softmax};
 
 /// The end of a network, from the last residual stream to the logits.
 ///
@@ -121,6 +121,7 @@ pub fn read(network: &dyn Resume, lens: &Lens, tokens: &[u32], ask: &Ask, stream
         Some(target) => vec![target; own.len()],
         None => own.iter().filter_map(|logits| highest(logits, 1).first().copied()).collect(),
     };
+    let own: Vec<Vec<f64>> = own.iter().map(|logits| log_softmax(logits)).collect();
     let mut cells = Vec::with_capacity(names.len());
     for name in &names {
         let mapped = lens.translated(name, &stream(name)?)?;
@@ -160,19 +161,26 @@ fn highest(logits: &[f32], count: usize) -> Vec<u32> {
 }
 
 impl Cell {
-    /// What `logits` say where the network itself says `own`.
-    fn of(logits: &[f32], own: &[f32], target: u32, top: usize) -> Result<Self> {
-        let against = Target { answers: vec![target], clean: own.to_vec(), ..Target::default() };
-        let probability = Metric::Probability.value(logits, &against)?;
-        let log_probabilities = crate::metric::log_softmax(logits);
-        let entropy = log_probabilities.iter().map(|&p| if p == f64::NEG_INFINITY { 0. } else { -p.exp() * p }).sum();
-        let candidate = |token: u32| Candidate { token, probability: log_probabilities[token as usize].exp() };
+    /// What `logits` say where the logarithms of the network's own probabilities are `own`.
+    fn of(logits: &[f32], own: &[f64], target: u32, top: usize) -> Result<Self> {
+        // It sees to it that the target is there and that no logit is NaN.
+        let rank = Metric::Rank.value(logits, &Target { answers: vec![target], ..Target::default() })?;
+        let log_probabilities = log_softmax(logits);
+        let probability = |token: u32| log_probabilities[token as usize].exp();
+        // x log x is 0 at 0.
+        let mean = |of: &[f64], value: &dyn Fn(usize) -> f64| -> f64 {
+            let terms = of.iter().enumerate().map(|(token, log)| (token, log.exp()));
+            terms.filter(|(_, share)| *share > 0.).map(|(token, share)| share * value(token)).sum()
+        };
         Ok(Self {
-            top: highest(logits, top).into_iter().map(candidate).collect(),
-            rank: Metric::Rank.value(logits, &against)? as usize,
-            probability,
-            entropy,
-            kl: Metric::Kl.value(logits, &against)?,
+            top: highest(logits, top)
+                .into_iter()
+                .map(|token| Candidate { token, probability: probability(token) })
+                .collect(),
+            rank: rank as usize,
+            probability: probability(target),
+            entropy: mean(&log_probabilities, &|token| -log_probabilities[token]),
+            kl: mean(own, &|token| own[token] - log_probabilities[token]),
         })
     }
 }
