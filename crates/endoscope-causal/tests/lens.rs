@@ -188,7 +188,7 @@ fn jacobians_equal_those_of_torch() {
     // Batches that hold everything, and batches that do not divide the dims.
     for batch in [2048, 13] {
         for (over, name) in [(Over::Same, "same"), (Over::Later, "later")] {
-            let settings = JacobianSettings { over, batch };
+            let settings = JacobianSettings { over, batch, ..JacobianSettings::default() };
             let lens = average(&model.decoder, &prompts, Streams::Layers, settings, going).unwrap();
             assert_eq!((lens.kind, lens.translators.len()), (Kind::Jacobian, 3));
             for Translator { site, matrix, .. } in &lens.translators {
@@ -197,6 +197,21 @@ fn jacobians_equal_those_of_torch() {
             }
         }
     }
+}
+
+#[test]
+fn drawn_positions_are_some_of_them_and_enough_are_all() {
+    let model = tiny("gpt2-odd");
+    let rows = [vec![5, 0, 17], vec![9, 26]];
+    let lens = |sample, seed| {
+        let settings = JacobianSettings { sample, seed, ..JacobianSettings::default() };
+        average(&model.decoder, &rows, Streams::Layers, settings, going).unwrap()
+    };
+    let matrix = |lens: &Lens| numbers(&lens.translators[1].matrix);
+    close("all positions", &matrix(&lens(Some(9), 3)), &matrix(&lens(None, 0)));
+    let one = lens(Some(1), 3);
+    assert_eq!((matrix(&one), &one.made["positions"]), (matrix(&lens(Some(1), 3)), &2.into()));
+    assert!((0..9).any(|seed| matrix(&lens(Some(1), seed)) != matrix(&one)));
 }
 
 #[test]
@@ -262,6 +277,14 @@ fn a_lens_survives_its_file() {
         // Cut anywhere, it is no lens, and no panic.
         for end in (0..bytes.len()).step_by(97) {
             assert!(matches!(Lens::from_bytes(&bytes[..end]), Err(Error::Lens(_))));
+        }
+        // With any byte of its head turned over it is another lens or none, and no panic.
+        for at in 0..bytes.len().min(1200) {
+            let mut turned = bytes.clone();
+            turned[at] ^= 0x15;
+            if let Ok(other) = Lens::from_bytes(&turned) {
+                let _ = read(&model.decoder, &other, &[1, 2], &ask, Streams::Layers);
+            }
         }
     }
     assert!(Lens::logit().to_bytes().is_err());
@@ -336,7 +359,14 @@ fn what_cannot_be_asked_is_refused() {
     says(tuned(TunedSettings { batch: 0, ..settings }, &[vec![1, 2]]), "above 0");
     says(tuned(TunedSettings { learning_rate: f64::NAN, ..settings }, &[vec![1, 2]]), "above 0");
     says(tuned(TunedSettings { learning_rate: 1e38, steps: 5, ..settings }, &[vec![1, 2]]), "finite");
-    says(average(&model.decoder, &[], Streams::Layers, JacobianSettings::default(), going), "no row");
+    let jacobian = JacobianSettings::default();
+    let measured = |settings, rows: &[Vec<u32>]| average(&model.decoder, rows, Streams::Layers, settings, going);
+    says(measured(jacobian, &[]), "no position");
+    says(measured(JacobianSettings { sample: Some(0), ..jacobian }, &[vec![1, 2]]), "no position");
+    says(
+        measured(JacobianSettings { sample: Some(1), over: Over::Later, ..jacobian }, &[vec![1, 2]]),
+        "none are drawn",
+    );
     let stopped = |_: endoscope_causal::Progress| ControlFlow::Break(());
     let interrupted = train(&model.decoder, &[vec![1, 2]], Streams::Layers, settings, stopped);
     assert!(matches!(interrupted, Err(Error::Interrupted)));

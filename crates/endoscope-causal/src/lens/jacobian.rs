@@ -9,6 +9,8 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use endoscope_net::{AxisName, Capture, Index, Inputs, Network, Plan};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Lens, Streams, Translator, to_make};
@@ -33,15 +35,19 @@ pub struct JacobianSettings {
     pub over: Over,
     /// How many tokens a batch may hold (copies times length); at least one copy runs. It changes no result.
     pub batch: usize,
+    /// With [`Over::Same`], how many positions of each row are drawn, each at most once; none = all.
+    pub sample: Option<usize>,
+    /// Seed of the draws.
+    pub seed: u64,
 }
 
 impl Default for JacobianSettings {
     fn default() -> Self {
-        Self { over: Over::default(), batch: 2048 }
+        Self { over: Over::default(), batch: 2048, sample: None, seed: 0 }
     }
 }
 
-/// Measures the Jacobian of every stream but the last over all positions of `rows`, each position with the same weight;
+/// Measures the Jacobian of every stream but the last over the positions of `rows`, each position with the same weight;
 /// `watch` hears of the gradients taken and may end it.
 pub fn average(
     network: &dyn Network,
@@ -51,18 +57,28 @@ pub fn average(
     mut watch: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Lens> {
     let (names, last, d_model) = to_make(network, streams)?;
-    let JacobianSettings { over, batch } = settings;
-    // The prompts that run, and how many positions each stands for.
+    let JacobianSettings { over, batch, sample, seed } = settings;
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    // The prompts that run, each with the number of its row.
     let mut prompts: Vec<(usize, &[u32])> = Vec::new();
     for (number, row) in rows.iter().enumerate() {
-        match over {
-            Over::Same => prompts.extend((1..=row.len()).map(|length| (number, &row[..length]))),
-            Over::Later => prompts.push((number, row)),
+        match (over, sample) {
+            (Over::Same, None) => prompts.extend((0..row.len()).map(|position| (number, &row[..=position]))),
+            (Over::Same, Some(sample)) => {
+                let drawn = rand::seq::index::sample(&mut random, row.len(), sample.min(row.len()));
+                prompts.extend(drawn.into_iter().map(|position| (number, &row[..=position])));
+            }
+            (Over::Later, None) => prompts.push((number, row)),
+            (Over::Later, Some(_)) => {
+                return Err(Error::Lens(
+                    "a sum over later positions has every position at once: none are drawn".into(),
+                ));
+            }
         }
     }
-    let positions: usize = rows.iter().map(Vec::len).sum();
+    let positions = if over == Over::Same { prompts.len() } else { rows.iter().map(Vec::len).sum() };
     if positions == 0 {
-        return Err(Error::Lens("there is no row to measure it on".into()));
+        return Err(Error::Lens("there is no position to measure it on".into()));
     }
     let mut sums = vec![vec![0f64; d_model * d_model]; names.len()];
     let mut progress = Progress { done: 0, total: prompts.len() * d_model };

@@ -52,12 +52,15 @@ pub struct MakeArguments {
     /// Adam's rate at the first step; it falls linearly to zero.
     #[arg(long, default_value_t = TunedSettings::default().learning_rate)]
     learning_rate: f64,
-    /// Seed of random rows, and of the positions that steps draw.
+    /// Seed of random rows, and of the positions that are drawn.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Which positions of the last stream a Jacobian is of: the same one, or this and all later ones, summed.
     #[arg(long, value_enum, default_value = "same")]
     over: OverArgument,
+    /// With --over same, draw so many positions of each row [default: all].
+    #[arg(long, value_name = "N")]
+    sample: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -151,7 +154,8 @@ impl MakeArguments {
                     OverArgument::Later => Over::Later,
                 };
                 let batch = self.batch.unwrap_or(JacobianSettings::default().batch);
-                average(&model.decoder, rows, streams, JacobianSettings { over, batch }, watch)
+                let settings = JacobianSettings { over, batch, sample: self.sample, seed: self.seed };
+                average(&model.decoder, rows, streams, settings, watch)
             }
             _ => {
                 let settings = TunedSettings {

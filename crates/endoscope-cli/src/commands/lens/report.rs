@@ -32,7 +32,13 @@ pub fn reading(model: &Model, lens: &Lens, prompt: &Prompt, reading: &Reading, t
     );
     let mut report = Report::new("What each layer would say", "lens", summary);
     let streams: Vec<Label> = labels(reading.streams.iter().map(|stream| short(stream)));
-    let positions: Vec<Label> = labels(reading.positions.iter().map(|&position| prompt.labels[position].clone()));
+    // Where some positions are left out, a token alone would not say which one it is.
+    let whole = reading.positions.len() == prompt.ids.len();
+    let place = |&position: &usize| match whole {
+        true => prompt.labels[position].clone(),
+        false => format!("{position} {}", prompt.labels[position]),
+    };
+    let positions: Vec<Label> = labels(reading.positions.iter().map(place));
     let axes = || [("stream", streams.clone()), ("position", positions.clone())];
     let cells = || reading.cells.iter().flatten();
     let table =
