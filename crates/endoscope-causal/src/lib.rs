@@ -1,5 +1,5 @@
 //! Which parts of a network matter: prompt pairs, metrics, activation-patching sweeps and their planner, head
-//! detectors.
+//! detectors, lenses.
 //!
 //! For whoever asks a network "which part does this?". Everything here sees only [`endoscope_net`]: it works on every
 //! network that implements [`endoscope_net::Resume`].
@@ -16,7 +16,7 @@
 //! ```
 //!
 //! A sweep is data ([`Sweep`]); its points become plans, the planner puts them into batches, and the network runs those.
-//! Not here: any model, any file but prompt files, any rendering.
+//! Not here: any model, any file but prompt files and lenses, any rendering.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ mod error;
 mod estimate;
 mod graph;
 mod heads;
+pub mod lens;
 mod metric;
 mod pairs;
 mod path;

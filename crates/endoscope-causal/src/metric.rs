@@ -142,10 +142,6 @@ impl Metric {
                 Ok(if self == Self::Rank { larger as f64 } else { f64::from(u8::from(larger == 0)) })
             }
             Self::Kl => {
-                let log_softmax = |logits: &[f32]| {
-                    let total = log_sum_exp(logits.iter().map(|&l| f64::from(l)));
-                    logits.iter().map(move |&logit| f64::from(logit) - total).collect::<Vec<_>>()
-                };
                 let pairs = log_softmax(&target.clean).into_iter().zip(log_softmax(logits));
                 Ok(pairs.map(|(p, q)| p.exp() * (p - q)).sum())
             }
@@ -174,6 +170,12 @@ impl Metric {
             }
         }
     }
+}
+
+/// The logarithms of the probabilities, in f64.
+pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let total = log_sum_exp(logits.iter().map(|&logit| f64::from(logit)));
+    logits.iter().map(|&logit| f64::from(logit) - total).collect()
 }
 
 fn log_sum_exp(numbers: impl IntoIterator<Item = f64> + Clone) -> f64 {

@@ -95,7 +95,7 @@ enum Rows {
 enum Task {
     /// The base run's outputs are the branch's, or it reads none.
     Nothing { reads: bool },
-    /// A run on its own: gradients and captures of embeddings.
+    /// A run on its own: gradients, unless they end at the last residual stream, and captures of embeddings.
     Whole,
     Branch {
         start: Start,
@@ -209,10 +209,13 @@ impl Decoder {
         let tokens = tokens_of(&base.inputs)?;
         let frame = Frame::whole(1, tokens.length());
         let sites = self.sites();
-        if ready.all.needs_graph() {
+        let captured = ready.all.captured_sites();
+        // A value that is trained at the last residual stream needs no gradient before it; anywhere else a run on its own.
+        let last_stream = self.sites.layers[self.spec.layers - 1].resid_post;
+        let at_the_end = ready.own.edited_sites() == [last_stream] && captured.is_empty();
+        if ready.all.needs_graph() && !at_the_end {
             return Ok(Task::Whole);
         }
-        let captured = ready.all.captured_sites();
         let embeddings = |id: &SiteId| id.0 < self.sites.layers[0].resid_pre.0;
         if captured.iter().any(embeddings) {
             return Ok(Task::Whole);

@@ -7,6 +7,7 @@ mod circuit;
 mod demo;
 mod generate;
 mod inspect;
+mod lens;
 mod organisms;
 mod patch;
 mod probe;
@@ -35,6 +36,8 @@ pub enum Command {
     Circuit(circuit::FindCircuit),
     /// What can be read from each layer along a direction: linear probes with their controls.
     Probe(probe::ProbeVerb),
+    /// What each layer would say now: logit, tuned and Jacobian lens.
+    Lens(lens::Lens),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -57,6 +60,7 @@ impl Command {
             Self::Attribute(verb) => verb.run(output),
             Self::Circuit(verb) => verb.run(output),
             Self::Probe(verb) => verb.run(output),
+            Self::Lens(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Organisms(verb) => verb.run(output),
