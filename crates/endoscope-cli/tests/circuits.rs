@@ -57,8 +57,7 @@ fn contributions_sum_to_the_logit_difference_of_the_run() {
     let folder = Folder::new();
     let direct = folder.report("attribute", "direct", &[]);
     let patched = folder.report("patch", "patched", &["--site", "z", "--over", "layer,head", "--direction", "noise"]);
-    let total: f64 =
-        ["heads", "parts"].iter().flat_map(|table| numbers(&direct["tables"][table]["values"])).sum();
+    let total: f64 = ["heads", "parts"].iter().flat_map(|table| numbers(&direct["tables"][table]["values"])).sum();
     let summary = patched["summary"].as_str().unwrap();
     assert!(summary.contains(&format!("logit_diff is {total:.3}")[..19]), "{total} {summary}");
     let accumulated = numbers(&direct["tables"]["accumulated"]["values"]);
@@ -113,7 +112,8 @@ fn a_circuit_of_everything_is_faithful_and_random_ones_are_not() {
     let measures = numbers(&few["tables"]["measures"]["values"]);
     assert!(measures[0] > 2. * measures[2], "the random control is as good: {measures:?}");
     let text = String::from_utf8(
-        folder.command("circuit", &organism(), "text", &["--method", "acdc", "--metric", "kl", "--threshold", "0.5"])
+        folder
+            .command("circuit", &organism(), "text", &["--method", "acdc", "--metric", "kl", "--threshold", "0.5"])
             .output()
             .unwrap()
             .stdout,

@@ -11,7 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Lines that other places run: this very test suite, and the scripts of bench/, which need a Python environment.
-const ELSEWHERE: &[&str] = &["cargo test --workspace", "cargo build --release", "cargo bench", "bench/"];
+const ELSEWHERE: &[&str] = &[
+    "cargo test --workspace",
+    "cargo build --release",
+    "cargo bench",
+    "bench/",
+    "ENDOSCOPE_WRITE_PAGES=1 cargo test",
+    "tools/examples/",
+];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()

@@ -1,6 +1,7 @@
 //! `endoscope inspect`: what a model is. Reads names and shapes, not numbers, so it answers at once for any size; numbers
 //! only where weights are asked for.
 
+mod spec;
 mod weights;
 
 use anyhow::Result;
@@ -70,7 +71,6 @@ impl Inspect {
 }
 
 fn text(model: &Model, chosen: &[&Site], all_layers: bool) -> String {
-    let spec = model.spec();
     let title = match &model.revision {
         Some(revision) => format!("{} at commit {}", revision.repository, revision.commit),
         None => model.directory.display().to_string(),
@@ -79,19 +79,8 @@ fn text(model: &Model, chosen: &[&Site], all_layers: bool) -> String {
         title,
         format!("  family      {}", model.family.model_type()),
         format!("  parameters  {}", grouped(model.parameters)),
-        format!("  layers      {}", spec.layers),
-        format!("  d_model     {}", spec.d_model),
-        format!(
-            "  heads       {} of width {}{}",
-            spec.heads,
-            spec.d_head,
-            if spec.kv_heads == spec.heads { String::new() } else { format!(", {} key/value heads", spec.kv_heads) }
-        ),
-        format!("  d_mlp       {} ({:?}, {:?})", spec.d_mlp, spec.mlp, spec.activation),
-        format!("  norm        {:?}, epsilon {:e}", spec.norm, spec.epsilon),
-        format!("  positions   {:?}, context {}", spec.positions, spec.context),
-        format!("  vocabulary  {}, {} unembedding", spec.vocabulary, if spec.tied { "tied" } else { "own" }),
     ];
+    lines.extend(spec::lines(model.spec()));
     lines.push(match &model.tokenizer {
         None => match &model.tokenizer_problem {
             None => "  tokenizer   none: give token ids (--tokens)".to_string(),
