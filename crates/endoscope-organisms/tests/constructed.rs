@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use candle_core::{D, Device};
 use common::{Batch, Lab, Node, edge, quiet_norm};
 use endoscope_net::{Capture, Inputs, Network, Plan};
-use endoscope_organisms::{Carries, Circuit, constructed, organisms};
+use endoscope_organisms::{Carries, Circuit, Organism, constructed, organisms};
 use endoscope_train::generator;
 
 /// Of the difference of logits, in logits: what an edge outside the circuit may change, through LayerNorm's divisor or the
@@ -22,7 +22,7 @@ const SOMETHING: f32 = 2.;
 const LOGIT_TOLERANCE: f32 = 3e-5;
 
 fn names() -> Vec<&'static str> {
-    organisms().into_iter().map(|organism| organism.name).filter(|name| name.starts_with("constructed-")).collect()
+    organisms().into_iter().filter(Organism::is_constructed).map(|organism| organism.name).collect()
 }
 
 fn labs() -> impl Iterator<Item = Lab> {
