@@ -62,6 +62,7 @@ impl Question for TwoHopLookup {
     }
 
     fn prompt(&self, random: &mut dyn Rng, items: usize) -> Vec<u32> {
+        let items = self.within(items);
         let mut names: Vec<u32> = (0..NAMES.len() as u32).collect();
         let persons = names.partial_shuffle(random, items).0.to_vec();
         let mut prompt = vec![BOS];
