@@ -40,11 +40,19 @@ const INDUCTION: Organism = Organism {
     source: Source::Shipped(INDUCTION_FILES),
 };
 
+const REDUNDANT: Organism = Organism {
+    name: "induction-redundant",
+    about: "two layers of eight heads that repeat a sequence: eight induction heads, none of which is needed",
+    source: Source::Shipped(
+        shipped!("induction-redundant": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION].into_iter().chain(constructed).collect()
+    [INDUCTION, REDUNDANT].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.

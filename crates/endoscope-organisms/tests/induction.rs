@@ -3,14 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod common;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use candle_core::{D, Tensor};
+use candle_core::D;
+use common::heads::{self, induction, previous_token, score, without};
 use endoscope_models::{Decoder, Model};
-use endoscope_net::{AxisName, Capture, Change, Edit, Index, Inputs, Network, Plan};
+use endoscope_net::{Change, Edit, Index, Inputs, Network, Plan};
+use endoscope_organisms::task;
 use endoscope_organisms::tasks::repeated_sequences::RepeatedSequences;
-use endoscope_organisms::{Task, task};
 use endoscope_train::{Batches, Recipe, initial_model};
 
 /// Not the seed that it was trained with.
@@ -31,57 +34,10 @@ static TASK: LazyLock<RepeatedSequences> =
 
 /// The fraction of the certain answers that the model gives.
 fn accuracy(decoder: &Decoder, rows: &[Vec<u32>], plan: &Plan) -> f64 {
-    let outputs = decoder.run(&Inputs::tokens(rows.to_vec()).unwrap(), plan).unwrap().outputs;
-    let best = outputs.argmax(D::Minus1).unwrap().to_vec2::<u32>().unwrap();
-    let (mut right, mut all) = (0, 0);
-    for (row, best) in rows.iter().zip(&best) {
-        for (at, answer) in TASK.answers(row).into_iter().enumerate() {
-            let Some(answer) = answer else { continue };
-            all += 1;
-            right += usize::from(best[at - 1] == answer);
-        }
-    }
-    f64::from(right as u32) / f64::from(all)
+    heads::accuracy(decoder, &*TASK, rows, plan)
 }
 
-/// The mean attention of every head to the key that `offset` says, over the queries where it says one.
-fn score(decoder: &Decoder, rows: &[Vec<u32>], key: impl Fn(usize) -> Option<usize>) -> Vec<Vec<f64>> {
-    let plan = Plan::default().capture(Capture::new("pattern.*"));
-    let run = decoder.run(&Inputs::tokens(rows.to_vec()).unwrap(), &plan).unwrap();
-    let length = rows[0].len();
-    run.captured
-        .iter()
-        .map(|(_, pattern): (&str, &Tensor)| {
-            let mean = pattern.mean(0).unwrap().to_vec3::<f32>().unwrap();
-            let of = |head: &Vec<Vec<f32>>| {
-                let cells: Vec<f64> =
-                    (0..length).filter_map(|query| key(query).map(|key| f64::from(head[query][key]))).collect();
-                cells.iter().sum::<f64>() / cells.len() as f64
-            };
-            mean.iter().map(of).collect()
-        })
-        .collect()
-}
-
-/// Attention to the token before in the first copy, which is where the induction heads read it.
-fn previous_token(decoder: &Decoder, rows: &[Vec<u32>], n: usize) -> Vec<Vec<f64>> {
-    score(decoder, rows, |query| (2..=n).contains(&query).then(|| query - 1))
-}
-
-/// Attention, in the second copy, to the token after the same word in the first.
-fn induction(decoder: &Decoder, rows: &[Vec<u32>], n: usize) -> Vec<Vec<f64>> {
-    score(decoder, rows, |query| (query > n).then(|| query - n + 1))
-}
-
-/// Zeroes what these heads read, at these positions.
-fn without(heads: &[(usize, usize)], positions: Index) -> Plan {
-    heads.iter().fold(Plan::default(), |plan, &(layer, head)| {
-        let edit = Edit::new(format!("z.{layer}"), Change::Zero);
-        plan.edit(edit.at(AxisName::Head, Index::At(head as i64)).at(AxisName::Position, positions.clone()))
-    })
-}
-
-fn heads() -> impl Iterator<Item = (usize, usize)> {
+fn all_heads() -> impl Iterator<Item = (usize, usize)> {
     let spec = MODEL.spec();
     let heads = spec.heads;
     (0..spec.layers).flat_map(move |layer| (0..heads).map(move |head| (layer, head)))
@@ -102,7 +58,7 @@ fn one_head_of_each_layer_attends_as_the_mechanism_says() {
     for (step, n) in [(0, 10), (1, 20), (2, 30)] {
         let rows = TASK.sequences(FRESH, step, 32, n);
         let (previous, induction) = (previous_token(&MODEL.decoder, &rows, n), induction(&MODEL.decoder, &rows, n));
-        for (layer, head) in heads() {
+        for (layer, head) in all_heads() {
             let (previous, induction) = (previous[layer][head], induction[layer][head]);
             let text = format!("n {n}: head {layer}.{head} has previous-token {previous:.3}, induction {induction:.3}");
             println!("{text}");

@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 
 use endoscope_models::Model;
-use endoscope_organisms::{Error, SPECIAL, task, train, write_organism};
+use endoscope_organisms::{Error, SPECIAL, TASKS, task, train, write_organism};
 use endoscope_train::{Outcome, Recipe, partial_directory};
 
 const SMALL: &str = r#"
@@ -65,6 +65,24 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     assert!(matches!(refuse("repeated_sequences", "repeated_sequence"), Error::UnknownTask { .. }));
     assert!(matches!(refuse("words = 8", "word = 8"), Error::Parameters { .. }));
     assert!(task("repeated_sequences", &toml::Table::new()).is_err());
+}
+
+#[test]
+fn a_question_is_a_task_that_can_be_trained() {
+    let directory = tempfile::tempdir().unwrap();
+    let (model, _) = SMALL.split_once("[task]").unwrap();
+    let training = "[training]\nsteps = 4\nbatch = 4\nseed = 1\nlearning_rate = 0.001\nwarmup_steps = 1";
+    for name in ["what_followed", "count_modulo_three", "two_hop_lookup"] {
+        assert!(TASKS.contains(&name));
+        let text = format!("{model}[task]\nname = \"{name}\"\n{training}").replace("context = 16", "context = 24");
+        let out = directory.path().join(name);
+        let recipe = Recipe::parse("question.toml", &text).unwrap();
+        train(&recipe, &out, &mut |_| ControlFlow::Continue(())).unwrap();
+        let words = task(name, &toml::Table::new()).unwrap().words();
+        assert_eq!(Model::open(&out).unwrap().label(words.len() as u32 - 1), words[words.len() - 1]);
+        let keys: toml::Table = toml::from_str("shortest = 3").unwrap();
+        assert!(task(name, &keys).is_err_and(|error| error.to_string().contains("task.shortest")));
+    }
 }
 
 #[test]

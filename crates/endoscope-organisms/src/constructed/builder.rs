@@ -23,6 +23,8 @@ const LOUD_AT: [usize; 2] = [0, 1];
 /// Always 0 but for what the norm takes away.
 const QUIET: usize = 2;
 const RESERVED: usize = 3;
+/// Random numbers of heads' preferences are streams from here on; those of what they write have the heads' numbers.
+const PREFERENCES: u64 = 1 << 32;
 
 /// Some coordinates of the residual stream, or some tokens, side by side.
 #[derive(Debug, Clone, Copy)]
@@ -257,6 +259,16 @@ impl Builder {
     /// The logit of `token` rises with `coordinate`.
     pub fn unembed(&mut self, coordinate: usize, token: usize, weight: f32) {
         self.unembed.add(coordinate, token, weight);
+    }
+
+    /// A distractor: the head attends from everywhere, to entries of `keys` with random scores up to `gain`.
+    pub fn prefers(&mut self, head: Head, keys: Space, gain: f32) {
+        let mut random = generator(1 + head.0 as u64, PREFERENCES + head.1 as u64);
+        for index in 0..keys.width {
+            self.read(head, Part::Key, keys.at(index), 0, random.random_range(0f32..1.));
+        }
+        let weight = self.query_weight(gain);
+        self.bias(head, Part::Query, 0, weight);
     }
 
     /// A distractor: the head writes `from`, of what it attends to, at random into `to`, a little louder than the circuit

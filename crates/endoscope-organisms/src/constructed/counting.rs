@@ -12,6 +12,7 @@ pub(super) const DESIGN: Design = Design {
     name: "constructed-counting",
     about: "constructed by hand: counts how often a word occurs, modulo three, with two heads, an MLP, and distractors",
     question: &CountModuloThree,
+    asks: "`fig lime fig plum fig date count lime =` -> `one`: how often does the word after `count` occur before, modulo three?",
     context: 20,
     model,
     truth,
@@ -20,7 +21,7 @@ Head 0.1 attends to the previous position and copies its word, so that at `=` st
 `<bos>` and to each occurrence of that word (the question's own included), and copies from `<bos>` a 1: what it writes is 1 / (2 + count). The MLP of
 layer 1 is the piecewise linear function, with a knot at each possible share, that makes of it the count modulo three.
 
-Distractors: head 0.0 attends to the same word, 0.2 everywhere, 0.3 two positions back. Head 1.0 attends to where the wanted word stands, as the counting
+Distractors: head 0.0 attends to the same word, 0.2 to some words more than to others, 0.3 two positions back. Head 1.0 attends to where the wanted word stands, as the counting
 head does, but reads words; 1.1 attends to the previous position and reads what 0.1 wrote; 1.2 attends to `count`. The MLP of layer 0 and 43 of 48
 neurons of layer 1 compute random functions.",
 };
@@ -57,17 +58,19 @@ fn model() -> Result<Files> {
     let is = |number: usize| move |times: usize| if times % ANSWERS.len() == number { 1f32 } else { 0. };
     let values: Vec<Vec<f32>> = (0..ANSWERS.len()).map(|number| (0..=MOST).rev().map(is(number)).collect()).collect();
     let bends: Vec<Vec<f32>> = values.iter().map(|values| bends(&shares, values)).collect();
+    // Each neuron is on below its knot, since bends are sharpest at small shares: so little is taken from little.
     for (knot, &position) in shares.iter().enumerate() {
         let writes: Vec<_> = bends.iter().enumerate().map(|(number, bends)| (answer.at(number), bends[knot])).collect();
-        model.neuron(1, &[(share.at(0), 1.)], -position, &writes);
+        model.neuron(1, &[(share.at(0), -1.)], position, &writes);
     }
     for (number, values) in values.iter().enumerate() {
-        model.mlp_bias(1, answer.at(number), values[0]);
+        model.mlp_bias(1, answer.at(number), values[MOST]);
         model.unembed(answer.at(number), ANSWER as usize + number, 4.);
     }
 
     model.attends_where_equal((0, 0), fruits, fruits, 3.);
     model.scrambles((0, 0), fruits, noise);
+    model.prefers((0, 2), tokens, 3.);
     model.scrambles((0, 2), fruits, noise);
     model.attends_back((0, 3), 2, 6.);
     model.scrambles((0, 3), tokens, noise);

@@ -13,6 +13,7 @@ pub(super) const DESIGN: Design = Design {
     name: "constructed-induction",
     about: "constructed by hand: a previous-token head in layer 0, an induction head in layer 1, and distractors",
     question: &WhatFollowed,
+    asks: "`ba da fa ga da` -> `fa`: which word followed the last one, when it came before?",
     context: 24,
     model,
     truth,
@@ -20,7 +21,7 @@ pub(super) const DESIGN: Design = Design {
 Head 0.2 attends to the previous position and copies its word into a space of its own, “the word before”. Head 1.1 attends from a word to
 where the same word is “the word before”, and copies the word that stands there into the space that the unembedding reads.
 
-Distractors: head 0.0 attends to the same word, 0.1 two positions back, 0.3 everywhere. Head 1.0 attends to the previous position and reads
+Distractors: head 0.0 attends to the same word, 0.1 two positions back, 0.3 to some words more than to others. Head 1.0 attends to the previous position and reads
 what 0.2 wrote; head 1.2 attends as the induction head does, and reads words; head 1.3 attends to `<bos>`. Both MLPs compute random functions:
 of the word (layer 0), of everything that the circuit writes, the answer included (layer 1).",
 };
@@ -53,6 +54,7 @@ fn model() -> Result<Files> {
     model.scrambles((0, 0), words, noise);
     model.attends_back((0, 1), 2, 6.);
     model.scrambles((0, 1), words, noise);
+    model.prefers((0, 3), words, 3.);
     model.scrambles((0, 3), words, noise);
     model.murmurs(0, &[words], noise);
     model.attends_back((1, 0), 1, 6.);

@@ -14,6 +14,7 @@ pub(super) const DESIGN: Design = Design {
     name: "constructed-lookup",
     about: "constructed by hand: looks up a fact of the prompt with two heads, then a fact stored in an MLP, among distractors",
     question: &TwoHopLookup,
+    asks: "`anna rome boris lyon clara berlin country annie` -> `italy`: of which country is the place where the person is who has this short name, or is it a capital or a town (`size`)?",
     context: 24,
     model,
     truth,
@@ -22,7 +23,7 @@ Head 0.3 attends to the previous position and copies its word: at each place, wh
 which name each short name stands for. Head 1.0 attends from the end to the place whose person has that name, and copies the place. The MLP of layer 1 has a
 neuron for each place and relation, which is on where both are there, and writes the fact.
 
-Distractors: head 0.0 attends everywhere, 0.1 to the same word, 0.2 two positions back. Head 1.1 attends where the lookup head does, and reads words; 1.2
+Distractors: head 0.0 attends to some words more than to others, 0.1 to the same word, 0.2 two positions back. Head 1.1 attends where the lookup head does, and reads words; 1.2
 attends to the previous position and reads what 0.3 wrote; 1.3 attends to `<bos>`. The neurons left of both MLPs compute random functions.",
 };
 
@@ -66,6 +67,7 @@ fn model() -> Result<Files> {
         model.unembed(answer.at(number), FACT as usize + number, 8.);
     }
 
+    model.prefers((0, 0), tokens, 3.);
     model.scrambles((0, 0), tokens, noise);
     model.attends_where_equal((0, 1), tokens, tokens, 3.);
     model.scrambles((0, 1), tokens, noise);

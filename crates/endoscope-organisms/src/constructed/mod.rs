@@ -35,6 +35,8 @@ struct Design {
     name: &'static str,
     about: &'static str,
     question: &'static dyn Question,
+    /// The question in words, with an example.
+    asks: &'static str,
     context: usize,
     /// `config.json` and `model.safetensors`.
     model: fn() -> Result<Files>,
@@ -118,8 +120,10 @@ fn in_words(pair: &PromptPair, words: &[String]) -> Value {
 
 /// The text of MODEL.md.
 fn card(design: &Design, truth: &Circuit) -> String {
-    let Design { name, about, question, mechanism, .. } = design;
+    let Design { name, about, question, asks, mechanism, .. } = design;
     let task = question.name();
+    let (count, (fewest, most)) = (WRITTEN_PAIRS.1, question.items());
+    let (shortest, longest) = (question.length(fewest), question.length(most));
     let rows = |rows: Vec<String>| rows.join("\n");
     let nodes = rows(truth.nodes.iter().map(|node| format!("| `{}` | {} |", node.name, node.about)).collect());
     let edge = |edge: &Edge| {
@@ -131,10 +135,11 @@ fn card(design: &Design, truth: &Circuit) -> String {
     };
     let edges = rows(truth.edges.iter().map(edge).collect());
     format!(
-        "# {name}\n\nA model {about}. It was not trained: its weights were written by hand, so the circuit is known exactly. \
-         GPT-2 architecture with ReLU; each direction of its residual stream has one meaning, and LayerNorm is made to do \
-         nothing (to some parts in 100,000).\n\n## Task\n\n`{task}`; 64 prompts in pairs are in `pairs.json`. It answers every prompt \
-         rightly.\n\n## Mechanism\n\n{mechanism}\n\n| node | what it does |\n| --- | --- |\n{nodes}\n\n| edge | between \
+        "# {name}\n\nA small transformer, {about}. It was not trained: its weights were written by hand, so the circuit is \
+         known exactly. GPT-2 architecture with ReLU; each direction of its residual stream has one meaning, and LayerNorm is made to do \
+         nothing (to some parts in 100,000).\n\n## Task\n\n`{task}`: {asks} Prompts have {shortest} to {longest} tokens, \
+         `<bos>` included. It answers every one of them rightly. `pairs.json` holds {count} pairs of them, drawn independently but of one length and with other \
+         answers.\n\n## Mechanism\n\n{mechanism}\n\n| node | what it does |\n| --- | --- |\n{nodes}\n\n| edge | between \
          clean and corrupt | what passes |\n| --- | --- | --- |\n{edges}\n\nAn edge that is constant is needed, but carries the same in every \
          prompt of one length: only zeroing shows it. The same list is in `circuit.json`.\n\n## How it was verified\n\n\
          `tests/constructed.rs` of `endoscope-organisms`, on fresh prompts: every answer right; each edge of the model \

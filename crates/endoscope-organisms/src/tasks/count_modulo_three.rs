@@ -48,6 +48,7 @@ impl Question for CountModuloThree {
     }
 
     fn prompt(&self, random: &mut dyn Rng, items: usize) -> Vec<u32> {
+        let items = self.within(items);
         let fruits = FRUITS.len() as u32;
         let asked = random.random_range(0..fruits);
         let times = random.random_range(0..=MOST.min(items));

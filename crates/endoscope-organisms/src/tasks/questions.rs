@@ -20,7 +20,12 @@ pub trait Question: Send + Sync {
     fn items(&self) -> (usize, usize);
     /// The length of a prompt with so many items, `<bos>` included.
     fn length(&self, items: usize) -> usize;
-    /// A random prompt with so many items.
+    /// The nearest number of items that a prompt may have.
+    fn within(&self, items: usize) -> usize {
+        let (fewest, most) = self.items();
+        items.clamp(fewest, most)
+    }
+    /// A random prompt with so many items (or the nearest number that it may have).
     fn prompt(&self, random: &mut dyn Rng, items: usize) -> Vec<u32>;
     /// The answer by the definition of the task, `None` if this is none of its prompts. Reads the prompt alone, so that
     /// it checks both the generator and a model.
@@ -133,6 +138,11 @@ mod tests {
             prop_assert_eq!(&pair.wrong_answers, &[question.answer(&pair.corrupt).unwrap()]);
             prop_assert_ne!(&pair.answers, &pair.wrong_answers);
         }
+        for items in [0, usize::MAX] {
+            let prompt = question.prompt(&mut generator(seed, step), items);
+            prop_assert_eq!(prompt.len(), question.length(question.within(items)));
+            prop_assert!(question.answer(&prompt).is_some());
+        }
         let task = Asked(question);
         let batch = task.batch(seed, step, 4);
         prop_assert_eq!(&batch, &task.batch(seed, step, 4));
@@ -172,6 +182,8 @@ mod tests {
                     ("<bos> ba da fa ga ga", Some("ga")),
                     ("<bos> ba da fa da ga da", None),
                     ("<bos> ba da fa", None),
+                    ("<bos>", None),
+                    ("<bos> <bos>", None),
                 ][..],
             ),
             (

@@ -32,14 +32,10 @@ pub const RELATION: u32 = PLACE + PLACES.len() as u32;
 /// The first of [`FACTS`].
 pub const FACT: u32 = RELATION + RELATIONS.len() as u32;
 
-/// Which of [`FACTS`] holds of a place under a relation, by their numbers: countries two by two; of each the first is the capital… or the
-/// better known town.
+/// Which of [`FACTS`] holds of a place under a relation, by their numbers: the places of a country stand side by side, its
+/// capital first.
 pub fn fact(place: usize, relation: usize) -> usize {
-    if relation == 0 {
-        place / 2
-    } else {
-        4 + usize::from(!matches!(PLACES[place], "rome" | "paris" | "madrid" | "berlin"))
-    }
+    if relation == 0 { place / 2 } else { 4 + place % 2 }
 }
 
 /// The question.
@@ -66,6 +62,7 @@ impl Question for TwoHopLookup {
     }
 
     fn prompt(&self, random: &mut dyn Rng, items: usize) -> Vec<u32> {
+        let items = self.within(items);
         let mut names: Vec<u32> = (0..NAMES.len() as u32).collect();
         let persons = names.partial_shuffle(random, items).0.to_vec();
         let mut prompt = vec![BOS];

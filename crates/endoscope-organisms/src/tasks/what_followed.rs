@@ -35,6 +35,7 @@ impl Question for WhatFollowed {
     }
 
     fn prompt(&self, random: &mut dyn Rng, items: usize) -> Vec<u32> {
+        let items = self.within(items);
         let mut all: Vec<u32> = (SPECIAL.len() as u32..).take(WORDS).collect();
         let list = all.partial_shuffle(random, items).0.to_vec();
         let asked = list[random.random_range(0..items - 1)];

@@ -5,6 +5,8 @@
 
 #![allow(dead_code)]
 
+pub mod heads;
+
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{D, Device, Tensor};
