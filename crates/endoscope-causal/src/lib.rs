@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod accuracy;
+mod alignment;
 mod change;
 mod error;
 mod heads;
@@ -35,6 +36,10 @@ mod scores;
 mod sweep;
 
 pub use accuracy::{Accuracy, accuracy};
+pub use alignment::{
+    Aligned, Alignment, AlignmentScore, Find, FoundSite, Gate, Intervention, Objective, Outcome, Triple, Triples,
+    WrittenTriple, align, parse_triples,
+};
 pub use change::SweepChange;
 pub use error::{Error, Result};
 pub use heads::{HeadScore, head_scores};
@@ -44,6 +49,6 @@ pub use path::{PathNorm, PathScores, PathSweep, Receiver, Sender};
 pub use path_run::path_sweep;
 pub use planner::{Memory, Planner, SweepCost};
 pub use prompts::{Answers, Encode, Pair, Pairs, Written, WrittenPair, parse as parse_prompts};
-pub use run::{explain, sweep};
+pub use run::{explain, explain_across, sweep, sweep_across};
 pub use scores::{PairScores, ScoreAxis, Scores};
 pub use sweep::{Align, Direction, Sweep, SweepAxis};

@@ -76,7 +76,7 @@ fn change() -> impl Strategy<Value = SweepChange> {
     select(vec![
         SweepChange::Patch,
         SweepChange::Patch,
-        SweepChange::Interpolate { mask: 0.25.into() },
+        SweepChange::Interpolate { mask: 0.25.into(), along: None },
         SweepChange::Mean,
         moved(Change::Zero),
         moved(Change::Scale { factor: 1.5 }),
