@@ -78,9 +78,7 @@ impl From<SweepChange> for serde_json::Value {
         let json = match change {
             SweepChange::Patch => return "patch".into(),
             SweepChange::Mean => return "mean".into(),
-            SweepChange::Interpolate { mask, along } => {
-                serde_json::to_value(FromDonor::Interpolate { mask, along })
-            }
+            SweepChange::Interpolate { mask, along } => serde_json::to_value(FromDonor::Interpolate { mask, along }),
             SweepChange::Change(change) => serde_json::to_value(change),
         };
         // Numbers and lists of numbers: nothing in a change can fail to be written.

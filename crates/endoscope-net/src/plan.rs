@@ -252,7 +252,10 @@ mod tests {
             .edit(Edit::new("resid_pre.1", Change::Add { value: array.clone().into(), scale: 2. }))
             .edit(Edit::new("z.0", Change::Zero).at(AxisName::Position, Index::Range { start: -1, end: None }))
             .edit(Edit::new("attn_scores.0", Change::KnockOut))
-            .edit(Edit::new("mlp_out.0", Change::Interpolate { source: array.clone().into(), mask: 0.5.into(), along: None }))
+            .edit(Edit::new(
+                "mlp_out.0",
+                Change::Interpolate { source: array.clone().into(), mask: 0.5.into(), along: None },
+            ))
             .edit(Edit::new(
                 "mlp_out.0",
                 Change::Interpolate { source: array.clone().into(), mask: 1.0.into(), along: Some(array.into()) },

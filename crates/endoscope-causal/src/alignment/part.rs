@@ -122,7 +122,12 @@ impl Part {
                 }
             }
         };
-        Ok(Self { site: site.name.clone(), heads: heads.unwrap_or_default(), entries: entries.unwrap_or_default(), sought })
+        Ok(Self {
+            site: site.name.clone(),
+            heads: heads.unwrap_or_default(),
+            entries: entries.unwrap_or_default(),
+            sought,
+        })
     }
 
     /// The edit that a step is trained with, and the size of its mask; `gone` is the share of the training that is over.
@@ -187,7 +192,10 @@ impl Part {
             Sought::Boundless { rotation, boundary } => {
                 let rows = rotation.tensor().detach().copy()?;
                 let soft = inside(&boundary.tensor().detach(), rows.dim(1)?, 1.)?;
-                found(soft.clone(), rounded(&soft)?, Some(rows))
+                let mask = rounded(&soft)?;
+                // Those outside are of no use to anybody; one row stays where nothing is inside.
+                let kept = (mask.sum_all()?.to_scalar::<f32>()? as usize).max(1);
+                found(soft, mask.narrow(0, 0, kept)?.copy()?, Some(rows.narrow(0, 0, kept)?.copy()?))
             }
         })
     }

@@ -42,7 +42,9 @@ fn orthonormal(mut rows: Vec<Vec<f64>>, dim: usize) -> Result<Tensor> {
         }
         let left = dot(row, row).sqrt();
         if !left.is_finite() || left <= 1e-9 * whole {
-            return Err(Error::Alignment(format!("row {at} of the rotation has collapsed; try a smaller learning rate")));
+            return Err(Error::Alignment(format!(
+                "row {at} of the rotation has collapsed; try a smaller learning rate"
+            )));
         }
         row.iter_mut().for_each(|x| *x /= left);
     }

@@ -114,7 +114,7 @@ impl Batch {
         let plan = Plan { edits, ..Plan::default() }.outputs_at(Index::At(-1));
         let outputs = network.run(&self.inputs, &plan)?.outputs;
         let (_, positions, _) = outputs.dims3()?;
-        Ok(outputs.narrow(1, positions - 1, 1)?.squeeze(1)?)
+        Ok(outputs.narrow(1, positions.saturating_sub(1), 1)?.squeeze(1)?)
     }
 }
 

@@ -106,18 +106,13 @@ impl<'a> Bench<'a> {
     }
 
     /// What training finds, and the objective at each step.
-    fn train(
-        &self,
-        batches: &[Batch],
-        ran: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<(Vec<FoundSite>, Vec<f64>)> {
+    fn train(&self, batches: &[Batch], ran: &mut dyn FnMut() -> Result<()>) -> Result<(Vec<FoundSite>, Vec<f64>)> {
         let alignment = self.alignment;
         let mut random = generator(alignment.seed, purpose::TRAINING);
         let declared = self.network.sites();
         let sites = self.sites.iter().map(|site| Ok(declared.get(declared.resolve_one(site)?)));
-        let mut parts = sites
-            .map(|site: Result<_>| Part::new(alignment, site?, &mut random))
-            .collect::<Result<Vec<_>>>()?;
+        let mut parts =
+            sites.map(|site: Result<_>| Part::new(alignment, site?, &mut random)).collect::<Result<Vec<_>>>()?;
         // So that weights say how triples relate to each other, and not how large the objective is.
         let rows = || batches.iter().flat_map(|batch| &batch.rows);
         let scale = rows().count() as f64 / rows().map(|row| row.weight).sum::<f64>();

@@ -144,14 +144,15 @@ mod tests {
 
     #[test]
     fn all_file_forms_read_the_same() {
-        let one = r#"{"base":"a bcd","source":[1,2],"answers":["four"],"wrong_answers":[5],"desideratum":"x","weight":2}"#;
+        let one =
+            r#"{"base":"a bcd","source":[1,2],"answers":["four"],"wrong_answers":[5],"desideratum":"x","weight":2}"#;
         let bare = r#"{"base":[1,3],"source":[1,2],"answers":[4]}"#;
         let wanted = |triple: &str| serde_json::from_str::<Triple>(triple).unwrap();
-        let first = wanted(
-            r#"{"base":[1,3],"source":[1,2],"answers":[4],"wrong_answers":[5],"desideratum":"x","weight":2}"#,
-        );
+        let first =
+            wanted(r#"{"base":[1,3],"source":[1,2],"answers":[4],"wrong_answers":[5],"desideratum":"x","weight":2}"#);
         let second = Triple { wrong_answers: vec![], desideratum: String::new(), weight: 1., ..first.clone() };
-        for text in [format!(r#"{{"triples":[{one},{bare}]}}"#), format!("[{one},{bare}]"), format!("{one}\n{bare}\n")] {
+        for text in [format!(r#"{{"triples":[{one},{bare}]}}"#), format!("[{one},{bare}]"), format!("{one}\n{bare}\n")]
+        {
             assert_eq!(triples(&text).unwrap().triples, [first.clone(), second.clone()], "{text}");
         }
     }
@@ -166,7 +167,10 @@ mod tests {
         check("{\"triples\":[]}", "no triples");
         check(r#"{"base":[1],"source":[1],"answer":[2]}"#, "triple 0: unknown field `answer`");
         check(r#"{"base":[1],"answers":[2]}"#, "missing field `source`");
-        check(r#"[{"base":"a","source":"b","answers":[1]},{"base":"a b","source":"a","answers":[1]}]"#, "triple 1: base has 2");
+        check(
+            r#"[{"base":"a","source":"b","answers":[1]},{"base":"a b","source":"a","answers":[1]}]"#,
+            "triple 1: base has 2",
+        );
         check(r#"{"base":"a","source":"b","answers":[]}"#, "triple 0: `answers` is missing or empty");
         check(r#"{"base":"a","source":"b","answers":[1],"weight":-1}"#, "its weight is -1");
         check(r#"{"base":"a","source":"b","answers":[1],"weight":0}"#, "above 0");

@@ -1,5 +1,6 @@
 //! The verbs.
 
+mod align;
 mod bench;
 mod capture;
 mod demo;
@@ -25,6 +26,8 @@ pub enum Command {
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
     Patch(patch::Patch),
+    /// Where a variable lives: a mask or a subspace trained on counterfactual triples.
+    Align(align::Align),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -42,6 +45,7 @@ impl Command {
             Self::Capture(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
+            Self::Align(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Verify(verb) => verb.run(output),
