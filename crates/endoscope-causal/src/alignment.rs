@@ -121,7 +121,8 @@ pub struct Alignment {
     pub steps: usize,
     /// How many triples a step looks at.
     pub batch: usize,
-    /// Of Adam.
+    /// Of Adam, falling in a line to 0: by how much a mask changes in a step, or by what angle (in radians) a row of a
+    /// rotation turns, at most about. A boundary moves by a tenth of that, as a share of the dims.
     pub learning_rate: f64,
     /// The share of triples that is held out of the training, from 0 to below 1.
     pub held_out: f64,
@@ -137,8 +138,7 @@ impl Alignment {
         Self {
             site: site.into(),
             select: Selection::default(),
-            // The entries of a rotation are small numbers.
-            learning_rate: if find.is_rotation() { 0.02 } else { 0.05 },
+            learning_rate: if find.is_rotation() { 0.3 } else { 0.05 },
             find,
             objective: Objective::default(),
             penalty: 0.01,

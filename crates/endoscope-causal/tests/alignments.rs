@@ -92,7 +92,7 @@ fn rotations_find_the_plane_that_a_variable_lies_in() {
     let known = |rows: [u32; 2]| turned().index_select(&Tensor::new(&rows, &Device::Cpu).unwrap(), 0).unwrap();
     for (variable, rows) in [(Variable::A, [2, 5]), (Variable::B, [0, 7])] {
         for find in [Find::Subspace { dims: 2 }, Find::Boundless] {
-            let alignment = last("resid_post.1", find.clone());
+            let alignment = Alignment { steps: 400, ..last("resid_post.1", find.clone()) };
             let aligned = run(&alignment, &triples(variable, 160, 5));
             only_found(&aligned);
             let [site] = aligned.sites.as_slice() else { panic!("one site") };
@@ -168,7 +168,7 @@ fn what_makes_no_sense_is_refused_and_a_watcher_may_end_it() {
         (last("zz", heads()), "unknown site"),
         (last("resid_post.1", heads()), "no heads"),
         (last("resid_post.1", Find::Subspace { dims: 0 }), "one dim at least"),
-        (last("resid_post.1", Find::Subspace { dims: DIM + 1 }), "do not fit"),
+        (last("resid_post.1", Find::Subspace { dims: DIM + 1 }), "does not fit into vectors"),
         (last("resid_post.1", Find::Directions { gate: Gate::Clamp, directions: 1.0.into() }), "an array"),
         (
             last(

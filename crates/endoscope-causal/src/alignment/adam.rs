@@ -11,27 +11,26 @@ const EPSILON: f64 = 1e-8;
 /// The state of one variable.
 #[derive(Debug)]
 pub(crate) struct Adam {
-    rate: f64,
     steps: i32,
     mean: Tensor,
     square: Tensor,
 }
 
 impl Adam {
-    pub fn new(variable: &Var, rate: f64) -> Result<Self> {
+    pub fn new(variable: &Var) -> Result<Self> {
         let zero = variable.as_tensor().detach().zeros_like()?;
-        Ok(Self { rate, steps: 0, mean: zero.clone(), square: zero })
+        Ok(Self { steps: 0, mean: zero.clone(), square: zero })
     }
 
-    /// What the variable becomes after a step down `gradient`.
-    pub fn step(&mut self, variable: &Var, gradient: &Tensor) -> Result<Tensor> {
+    /// What the variable becomes after a step down `gradient`, of about `rate` in each number.
+    pub fn step(&mut self, variable: &Var, gradient: &Tensor, rate: f64) -> Result<Tensor> {
         let gradient = gradient.detach();
         self.steps += 1;
         self.mean = ((&self.mean * BETA1)? + (&gradient * (1. - BETA1))?)?;
         self.square = ((&self.square * BETA2)? + (gradient.sqr()? * (1. - BETA2))?)?;
         let mean = (&self.mean / (1. - BETA1.powi(self.steps)))?;
         let square = (&self.square / (1. - BETA2.powi(self.steps)))?;
-        Ok((variable.as_tensor().detach() - ((mean / (square.sqrt()? + EPSILON)?)? * self.rate)?)?)
+        Ok((variable.as_tensor().detach() - ((mean / (square.sqrt()? + EPSILON)?)? * rate)?)?)
     }
 }
 
@@ -43,11 +42,11 @@ mod tests {
     #[test]
     fn steps_are_those_of_the_algorithm() {
         let variable = Var::new(&[1f32, -2.], &Device::Cpu).unwrap();
-        let mut adam = Adam::new(&variable, 0.1).unwrap();
+        let mut adam = Adam::new(&variable).unwrap();
         let gradients = [[0.5f32, -4.], [0.25, 1.], [-1., 0.]];
         let (mut at, mut mean, mut square) = ([1f64, -2.], [0f64; 2], [0f64; 2]);
         for (step, gradient) in gradients.iter().enumerate() {
-            let next = adam.step(&variable, &Tensor::new(gradient, &Device::Cpu).unwrap()).unwrap();
+            let next = adam.step(&variable, &Tensor::new(gradient, &Device::Cpu).unwrap(), 0.1).unwrap();
             variable.set(&next).unwrap();
             for entry in 0..2 {
                 let g = f64::from(gradient[entry]);

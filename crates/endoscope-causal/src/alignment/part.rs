@@ -30,28 +30,30 @@ enum Sought {
 struct Trained {
     variable: Var,
     adam: Adam,
+    rate: f64,
 }
 
 impl Trained {
     fn new(start: &Tensor, rate: f64) -> Result<Self> {
         let variable = Var::from_tensor(start)?;
-        Ok(Self { adam: Adam::new(&variable, rate)?, variable })
+        Ok(Self { adam: Adam::new(&variable)?, variable, rate })
     }
 
     fn tensor(&self) -> &Tensor {
         self.variable.as_tensor()
     }
 
-    /// Steps down its gradient, if the loss depends on it; `tame` is what is done to the gradient, and to where it led.
+    /// Steps down its gradient, if the loss depends on it; `tangent` is what becomes of the gradient, `back` of where it led.
     fn step(
         &mut self,
         gradients: &GradStore,
+        left: f64,
         tangent: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
         back: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<()> {
         let Some(gradient) = gradients.get(&self.variable) else { return Ok(()) };
         let gradient = tangent(&gradient.detach(), &self.tensor().detach())?;
-        let next = self.adam.step(&self.variable, &gradient)?;
+        let next = self.adam.step(&self.variable, &gradient, self.rate * left)?;
         Ok(self.variable.set(&back(&next)?)?)
     }
 }
@@ -112,12 +114,14 @@ impl Part {
                 if count > dim {
                     return fail(format!("a subspace of {count} dims does not fit into vectors of {dim}"));
                 }
-                let rotation = Trained::new(&rotation::random(count, dim, random)?, rate)?;
+                // A row of length 1 turns by about the learning rate, however many numbers it has.
+                let of_entry = rate / (dim as f64).sqrt();
+                let rotation = Trained::new(&rotation::random(count, dim, random)?, of_entry)?;
                 match alignment.find {
                     Find::Subspace { .. } => Sought::Subspace { rotation },
                     _ => {
                         let half = Tensor::new(&[0.5f32], &Device::Cpu)?;
-                        Sought::Boundless { rotation, boundary: Trained::new(&half, rate)? }
+                        Sought::Boundless { rotation, boundary: Trained::new(&half, rate / 10.)? }
                     }
                 }
             }
@@ -155,15 +159,15 @@ impl Part {
         Ok((Edit { site: self.site.clone(), select: alignment.select.clone(), change }, size))
     }
 
-    /// One step down.
-    pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
+    /// One step down; `left` is the share of the training that is still to come, with which the learning rate falls.
+    pub fn step(&mut self, gradients: &GradStore, left: f64) -> Result<()> {
         let free = |gradient: &Tensor, _: &Tensor| Ok(gradient.clone());
         match &mut self.sought {
-            Sought::Mask { numbers, gate, .. } => numbers.step(gradients, free, |next| gate.project(next)),
-            Sought::Subspace { rotation } => rotation.step(gradients, rotation::tangent, rotation::retract),
+            Sought::Mask { numbers, gate, .. } => numbers.step(gradients, left, free, |next| gate.project(next)),
+            Sought::Subspace { rotation } => rotation.step(gradients, left, rotation::tangent, rotation::retract),
             Sought::Boundless { rotation, boundary } => {
-                rotation.step(gradients, rotation::tangent, rotation::retract)?;
-                boundary.step(gradients, free, |next| Ok(next.clamp(0f32, 1f32)?))
+                rotation.step(gradients, left, rotation::tangent, rotation::retract)?;
+                boundary.step(gradients, left, free, |next| Ok(next.clamp(0f32, 1f32)?))
             }
         }
     }

@@ -143,7 +143,7 @@ impl<'a> Bench<'a> {
             }
             let gradients = total.backward()?;
             for part in &mut parts {
-                part.step(&gradients)?;
+                part.step(&gradients, 1. - step as f64 / alignment.steps as f64)?;
             }
             ran()?;
         }
