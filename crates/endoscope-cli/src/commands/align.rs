@@ -64,7 +64,8 @@ pub struct Align {
     /// Triples a step.
     #[arg(long, default_value_t = 32)]
     batch: usize,
-    /// The learning rate of Adam [default: 0.05 for masks, 0.02 for subspaces].
+    /// The learning rate of Adam, falling to 0: of a mask's entries, or the angle in radians by which a subspace's rows turn
+    /// [default: 0.05 for masks, 0.3 for subspaces].
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
     /// The share of triples that training never sees.

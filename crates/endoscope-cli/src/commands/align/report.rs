@@ -7,6 +7,8 @@ use endoscope_report::{Claim, ColourScale, Label, Measured, Report, Section, Tab
 
 /// Of a larger mask there is no picture; the file has it.
 const MOST_CELLS: usize = 4096;
+/// What gives the wanted answers gives at least this share of them.
+const ENOUGH: f64 = 0.8;
 
 pub fn report(model: &Model, alignment: &Alignment, aligned: &Aligned) -> Result<Report> {
     let places = format!("{}{}", alignment.site, selection(alignment));
@@ -97,7 +99,7 @@ fn masks(report: &mut Report, find: &Find, sites: &[FoundSite]) -> Result<()> {
         }
         let name = |what: &str| if number == 0 { what.to_string() } else { format!("{what}_{number}") };
         let mut axes = vec![("site", labels(group.iter().map(|site| site.site.clone())))];
-        let site = group[0];
+        let site = &group[0];
         if !site.heads.is_empty() {
             axes.push(("head", labels(site.heads.iter().map(|&head| head as i64))));
         }
@@ -197,7 +199,7 @@ fn claim(aligned: &Aligned) -> Result<Claim> {
     let best = controls.iter().filter_map(|(_, accuracy)| *accuracy).fold(0., f64::max);
     let text = controls.iter().filter_map(|(name, accuracy)| accuracy.map(|accuracy| format!("{name}: {accuracy:.3}")));
     let verdict = match value {
-        _ if low > best => Verdict::Shown,
+        value if low > best && value >= ENOUGH => Verdict::Shown,
         value if value > best => Verdict::Partly,
         _ => Verdict::NotShown,
     };
