@@ -16,7 +16,9 @@ use crate::metric::{Metric, Target};
 /// Of each desideratum the same share is held out, at least one if there is more than one; triples of the same two prompts
 /// stay together, so that nothing held out was trained on.
 pub(crate) fn split(triples: &[Triple], share: f64, random: &mut ChaCha8Rng) -> (Vec<usize>, Vec<usize>) {
-    let mut by_desideratum: BTreeMap<&str, BTreeMap<(&[u32], &[u32]), Vec<usize>>> = BTreeMap::new();
+    /// The numbers of triples by their two prompts.
+    type Together<'a> = BTreeMap<(&'a [u32], &'a [u32]), Vec<usize>>;
+    let mut by_desideratum: BTreeMap<&str, Together> = BTreeMap::new();
     for (number, triple) in triples.iter().enumerate() {
         let prompts = by_desideratum.entry(&triple.desideratum).or_default();
         prompts.entry((&triple.base, &triple.source)).or_default().push(number);

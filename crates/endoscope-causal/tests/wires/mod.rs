@@ -27,8 +27,11 @@ pub fn turned() -> Tensor {
     Tensor::from_vec((0..DIM * DIM).map(entry).collect::<Vec<f32>>(), (DIM, DIM), &Device::Cpu).unwrap()
 }
 
-/// What the two numbers of a head carry, and the neurons that they reach: layer by layer, head by head.
-const HEADS: [[[Option<(Carried, usize)>; 2]; 4]; 2] = {
+/// What the two numbers of a head carry, and the neuron that each reaches.
+type Head = [Option<(Carried, usize)>; 2];
+
+/// Layer by layer, head by head.
+const HEADS: [[Head; 4]; 2] = {
     use Carried::{A, B, Idle};
     [
         [[Some((Idle(0), 1)), Some((Idle(1), 3))], [Some((B(0), 0)), None], [None, None], [Some((A(0), 2)), None]],
