@@ -16,6 +16,7 @@ mod rows;
 mod training;
 mod triples;
 
+use candle_core::Tensor;
 use endoscope_net::{Selection, Value};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -89,15 +90,38 @@ impl Objective {
         }
     }
 
-    /// The loss of one triple, `[v] -> []`.
-    pub(crate) fn loss(self, logits: &candle_core::Tensor, target: &Target) -> Result<candle_core::Tensor> {
+    /// The loss of each row, `[row, v] -> [row]`: [`Metric::differentiable`] of many rows at once.
+    pub(crate) fn losses(self, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
+        let count = logits.dim(1)?;
+        let metric = match self {
+            Self::LogProbability | Self::Logit => Metric::Loss,
+            Self::LogitDiff => Metric::LogitDiff,
+        };
+        // Each row's answers in one matrix, filled up with token 0, which then counts for nothing: in a mean by its weight,
+        // in a sum of probabilities by a logit far below all others.
+        let wrong = |target: &Target| if self == Self::LogitDiff { target.wrong_answers.len() } else { 0 };
+        let width = targets.iter().map(|target| target.answers.len() + wrong(target)).max().unwrap_or(0);
+        let (mut places, mut weights) = (Vec::new(), Vec::new());
+        for (row, target) in targets.iter().enumerate() {
+            metric.check(target, count)?;
+            let share = |ids: &[u32], sign: f32| vec![sign / ids.len() as f32; ids.len()];
+            let wrong = &target.wrong_answers[..wrong(target)];
+            let mut ids = [target.answers.as_slice(), wrong].concat();
+            let mut own = [share(&target.answers, -1.), share(wrong, 1.)].concat();
+            ids.resize(width, 0);
+            own.resize(width, 0.);
+            places.extend(ids.into_iter().map(|id| (row * count) as i64 + i64::from(id)));
+            weights.extend(own);
+        }
+        let (shape, device) = ((targets.len(), width), logits.device());
+        let chosen = logits.flatten_all()?.index_select(&Tensor::new(places, device)?, 0)?.reshape(shape)?;
         match self {
-            Self::LogProbability => Metric::Loss.differentiable(logits, target),
-            Self::Logit => {
-                let answers = candle_core::Tensor::new(target.answers.as_slice(), logits.device())?;
-                Ok(logits.index_select(&answers, 0)?.mean_all()?.neg()?)
+            Self::LogProbability => {
+                let far = weights.iter().map(|&weight| if weight == 0. { -1e30 } else { 0f32 }).collect::<Vec<_>>();
+                let answers = (chosen + Tensor::from_vec(far, shape, device)?)?.log_sum_exp(1)?;
+                Ok((logits.log_sum_exp(1)? - answers)?)
             }
-            Self::LogitDiff => Ok(Metric::LogitDiff.differentiable(logits, target)?.neg()?),
+            Self::Logit | Self::LogitDiff => Ok((chosen * Tensor::from_vec(weights, shape, device)?)?.sum(1)?),
         }
     }
 }
@@ -176,4 +200,53 @@ fn generator(seed: u64, purpose: u64) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(purpose);
     random
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn losses_of_many_rows_are_those_of_each() {
+        let target = |answers: &[u32], wrong: &[u32]| Target {
+            answers: answers.to_vec(),
+            wrong_answers: wrong.to_vec(),
+            clean: vec![],
+        };
+        let targets = [target(&[1], &[0]), target(&[4, 2], &[1, 3, 0]), target(&[0], &[4])];
+        let targets: Vec<&Target> = targets.iter().collect();
+        let logits: Vec<f32> = (0..15).map(|at| ((at * 7) % 11) as f32 / 3. - 1.).collect();
+        let logits = Var::from_vec(logits, (3, 5), &Device::Cpu).unwrap();
+        let weights = Tensor::new(&[1f32, -2., 0.5], &Device::Cpu).unwrap();
+        let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for objective in [Objective::LogProbability, Objective::Logit, Objective::LogitDiff] {
+            let losses = objective.losses(logits.as_tensor(), &targets).unwrap();
+            let gradients = (&losses * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+            let each = |row: usize| {
+                let logits = logits.get(row).unwrap();
+                match objective {
+                    Objective::LogProbability => Metric::Loss.differentiable(&logits, targets[row]).unwrap(),
+                    Objective::LogitDiff => {
+                        Metric::LogitDiff.differentiable(&logits, targets[row]).unwrap().neg().unwrap()
+                    }
+                    Objective::Logit => {
+                        let answers = Tensor::new(targets[row].answers.as_slice(), &Device::Cpu).unwrap();
+                        logits.index_select(&answers, 0).unwrap().mean_all().unwrap().neg().unwrap()
+                    }
+                }
+            };
+            let expected = Tensor::stack(&[each(0), each(1), each(2)], 0).unwrap();
+            let slopes = (&expected * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+            let pairs = [(&losses, &expected), (gradients.get(&logits).unwrap(), slopes.get(&logits).unwrap())];
+            for (found, expected) in pairs {
+                let worst = numbers(found).iter().zip(numbers(expected)).map(|(a, b)| (a - b).abs()).fold(0., f32::max);
+                assert!(worst < 1e-6, "{objective:?}: {found} {expected}");
+            }
+            let far = target(&[1], &[5]);
+            assert!(
+                objective.losses(logits.as_tensor(), &[&far, &far, &far]).unwrap_err().to_string().contains("id 5")
+            );
+        }
+    }
 }

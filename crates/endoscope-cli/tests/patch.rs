@@ -272,6 +272,16 @@ fn any_change_is_moved() {
     let (patched, _) = scores("z", "layer,head", "patch");
     let (whole, _) = scores("z", "layer,head", r#"{"interpolate": {"mask": 1}}"#);
     close(&whole, &flat(&patched));
+    // Along all directions it is the whole, along some of them it is not.
+    let along = |rows: &str| format!(r#"{{"interpolate": {{"mask": 1, "along": {rows}}}}}"#);
+    let (all, _) = scores(
+        "z",
+        "layer,head",
+        &along(r#"{"shape": [4, 4], "data": [0,1,0,0, 1,0,0,0, 0,0,0.6,0.8, 0,0,0.8,-0.6]}"#),
+    );
+    close(&all, &flat(&patched));
+    let (some, _) = scores("z", "layer,head", &along(r#"{"shape": [1, 4], "data": [0,0,0.6,0.8]}"#));
+    assert!(flat(&some) != flat(&patched) && flat(&some) != flat(&zero));
     assert!(flat(&zero) != flat(&patched));
     scores("mlp_out", "layer", "mean");
     let (edges, _) = scores("attn_scores", "layer,position,key", "knock_out");

@@ -29,18 +29,25 @@ pub(crate) fn retract(matrix: &Tensor) -> Result<Tensor> {
     orthonormal(matrix.to_dtype(candle_core::DType::F64)?.to_vec2::<f64>()?, dim)
 }
 
-/// Gram-Schmidt in f64, twice (once is not enough where rows are nearly parallel).
+/// Gram-Schmidt in f64, and once more where little of a row is left: then it was not enough.
 fn orthonormal(mut rows: Vec<Vec<f64>>, dim: usize) -> Result<Tensor> {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     for at in 0..rows.len() {
         let (before, rest) = rows.split_at_mut(at);
         let row = &mut rest[0];
         let whole = dot(row, row).sqrt();
-        for known in before.iter().chain(before.iter()) {
-            let along = dot(known, row);
-            row.iter_mut().zip(known).for_each(|(x, known)| *x -= along * known);
+        let mut left = whole;
+        for _ in 0..2 {
+            let most = left;
+            for known in before.iter() {
+                let along = dot(known, row);
+                row.iter_mut().zip(known).for_each(|(x, known)| *x -= along * known);
+            }
+            left = dot(row, row).sqrt();
+            if left > 0.5 * most {
+                break;
+            }
         }
-        let left = dot(row, row).sqrt();
         if !left.is_finite() || left <= 1e-9 * whole {
             return Err(Error::Alignment(format!(
                 "row {at} of the rotation has collapsed; try a smaller learning rate"

@@ -12,6 +12,7 @@ use super::rows::{Batch, batches, finite, scores, shuffled, split};
 use super::triples::{Triple, check};
 use super::{Alignment, generator};
 use crate::error::{Error, Result};
+use crate::metric::Target;
 use crate::pairs::Progress;
 
 /// What the random numbers are for; each has a stream of its own, so that more of one does not change another.
@@ -153,11 +154,9 @@ impl<'a> Bench<'a> {
 
     /// The objective of a batch, `[row, v] -> []`.
     fn objective(&self, batch: &Batch, logits: &Tensor, scale: f64) -> Result<Tensor> {
-        let mut losses = Vec::with_capacity(batch.rows.len());
-        for (at, row) in batch.rows.iter().enumerate() {
-            let loss = self.alignment.objective.loss(&logits.get(at)?, &row.target)?;
-            losses.push((loss * (row.weight * scale))?);
-        }
-        Ok(Tensor::stack(&losses, 0)?.mean_all()?)
+        let targets: Vec<&Target> = batch.rows.iter().map(|row| &row.target).collect();
+        let weights: Vec<f32> = batch.rows.iter().map(|row| (row.weight * scale) as f32).collect();
+        let losses = self.alignment.objective.losses(logits, &targets)?;
+        Ok((losses * Tensor::new(weights, logits.device())?)?.mean_all()?)
     }
 }
