@@ -1,10 +1,10 @@
-"""Gradients of trained masks and rotations by torch, through a running transformers model.
+"""Gradients of trained masks and rotations, by torch through transformers.
 
 Usage: bench/.venv/bin/python tools/goldens/alignments.py
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,9 @@ SOURCES = [[9, 11, 29, 5, 17], [40, 30, 7, 22, 3]]
 
 
 @contextmanager
-def replaced(module: nn.Module, change: Callable[[Tensor], Tensor], what: str) -> Any:
+def replaced(
+    module: nn.Module, change: Callable[[Tensor], Tensor], what: str
+) -> Iterator[None]:
     """Changes the first thing that a module reads, or writes."""
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
