@@ -64,12 +64,8 @@ pub fn align(
         outcomes.push(outcome(Intervention::Random, &|sources| edits(&others, select, sources))?);
     }
     // The same once more, where the sources tell nothing.
-    let mut random = generator(alignment.seed, purpose::SHUFFLED);
-    let [seen, unseen] = [&train, &held_out].map(|among| {
-        let shuffled = shuffled(triples, among, &mut random);
-        bench.batches(&shuffled, among)
-    });
-    let (seen, unseen) = (seen?, unseen?);
+    let others = shuffled(triples, &mut generator(alignment.seed, purpose::SHUFFLED));
+    let (seen, unseen) = (bench.batches(&others, &train)?, bench.batches(&others, &held_out)?);
     let (misled, _) = bench.train(&seen, &mut ran)?;
     let [own, other] =
         [&seen, &unseen].map(|batches| scores(network, batches, &|sources| edits(&misled, select, sources)));

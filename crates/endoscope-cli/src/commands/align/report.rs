@@ -205,7 +205,10 @@ fn claim(aligned: &Aligned) -> Result<Claim> {
     };
     let whose = if aligned.held_out.is_empty() { "trained on (none was held out)" } else { "held out" };
     Ok(Claim::new(
-        format!("Taken from the source, what was found gives the wanted answers of the {count} triples {whose}."),
+        format!(
+            "Taken from the source, what was found gives the wanted answers of the {count} {} {whose}.",
+            if count == 1 { "triple" } else { "triples" }
+        ),
         Measured::Number { value, unit: "interchange-intervention accuracy".into(), interval: Some([low, high]) },
         text.collect::<Vec<_>>().join("; "),
         verdict,
