@@ -54,6 +54,10 @@ fn masks_find_exactly_the_heads_that_carry_a_variable() {
         for (variable, heads) in [(Variable::A, [unit(0, 3), unit(1, 2)]), (Variable::B, [unit(0, 1), unit(1, 0)])] {
             let aligned = run(&last("z", Find::Heads { gate }), &triples(variable, 120, 3));
             assert_eq!(chosen(&aligned), heads, "{gate:?}, {variable:?}");
+            for site in &aligned.sites {
+                let soft = site.soft.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(soft.iter().all(|number| (0. ..=1.).contains(number)), "{gate:?}: {soft:?}");
+            }
             only_found(&aligned);
         }
     }
