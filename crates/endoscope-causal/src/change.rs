@@ -19,10 +19,12 @@ pub enum SweepChange {
     /// The donor run's activation.
     #[default]
     Patch,
-    /// `x + mask * (donor - x)`.
+    /// `x + mask * (donor - x)`, of the whole vector or along orthonormal directions.
     Interpolate {
         /// 0 keeps `x`, 1 takes the donor's activation.
         mask: Value,
+        /// `[direction, dim]`, as in [`Change::Interpolate`].
+        along: Option<Value>,
     },
     /// The mean of the recipient run over its positions.
     Mean,
@@ -34,7 +36,11 @@ pub enum SweepChange {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum FromDonor {
-    Interpolate { mask: Value },
+    Interpolate {
+        mask: Value,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        along: Option<Value>,
+    },
 }
 
 /// The words that are no [`Change`] by themselves.
@@ -60,8 +66,8 @@ impl TryFrom<serde_json::Value> for SweepChange {
         }
         let own_source = |inner: &serde_json::Value| inner.get("source").is_some();
         if json.get("interpolate").is_some_and(|inner| !own_source(inner)) {
-            let FromDonor::Interpolate { mask } = serde_json::from_value(json)?;
-            return Ok(Self::Interpolate { mask });
+            let FromDonor::Interpolate { mask, along } = serde_json::from_value(json)?;
+            return Ok(Self::Interpolate { mask, along });
         }
         serde_json::from_value(json).map(Self::Change)
     }
@@ -72,7 +78,7 @@ impl From<SweepChange> for serde_json::Value {
         let json = match change {
             SweepChange::Patch => return "patch".into(),
             SweepChange::Mean => return "mean".into(),
-            SweepChange::Interpolate { mask } => serde_json::to_value(FromDonor::Interpolate { mask }),
+            SweepChange::Interpolate { mask, along } => serde_json::to_value(FromDonor::Interpolate { mask, along }),
             SweepChange::Change(change) => serde_json::to_value(change),
         };
         // Numbers and lists of numbers: nothing in a change can fail to be written.
@@ -110,7 +116,9 @@ impl SweepChange {
         let source = || Ok::<Value, Error>(sources.get(site)?.clone().into());
         let change = match self {
             Self::Patch | Self::Mean => Change::Patch { source: source()? },
-            Self::Interpolate { mask } => Change::Interpolate { source: source()?, mask: mask.clone() },
+            Self::Interpolate { mask, along } => {
+                Change::Interpolate { source: source()?, mask: mask.clone(), along: along.clone() }
+            }
             Self::Change(change) => change.clone(),
         };
         let Some(row) = row else { return Ok(change) };
@@ -207,6 +215,10 @@ mod tests {
             ("zero", r#""zero""#),
             ("knock_out", r#""knock_out""#),
             (r#"{"interpolate": {"mask": 0.5}}"#, r#"{"interpolate":{"mask":0.5}}"#),
+            (
+                r#"{"interpolate": {"mask": 1, "along": {"shape": [1, 2], "data": [0, 1]}}}"#,
+                r#"{"interpolate":{"mask":1.0,"along":{"shape":[1,2],"data":[0.0,1.0]}}}"#,
+            ),
             (r#"{"scale": {"factor": 2}}"#, r#"{"scale":{"factor":2.0}}"#),
             ("add", r#"{"add":{"scale":1.0,"value":1.0}}"#),
             ("project_out", r#"{"project_out":{"directions":1.0}}"#),

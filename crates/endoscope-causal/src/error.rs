@@ -47,6 +47,20 @@ pub enum Error {
     /// A lens that cannot be made or used.
     #[error("the lens cannot be used: {0}")]
     Lens(String),
+    /// One triple that cannot be used.
+    #[error("triple {triple}: {reason}")]
+    Triple {
+        /// Its number, from 0.
+        triple: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An alignment that makes no sense, or whose training went wrong.
+    #[error("the alignment is not possible: {0}")]
+    Alignment(String),
+    /// A network that cannot give its activations to the other.
+    #[error("the donor network does not fit: {0}")]
+    Donor(String),
     /// The memory promised is not enough for a single point.
     #[error(
         "{promised} bytes of memory are too little: {held} are held or kept free before the first point, and a point needs {least}; give at least {}",

@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod accuracy;
+mod alignment;
 mod change;
 mod circuit;
 mod circuit_file;
@@ -49,6 +50,10 @@ mod sweep;
 mod writes;
 
 pub use accuracy::{Accuracy, accuracy};
+pub use alignment::{
+    Aligned, Alignment, AlignmentScore, Find, FoundSite, Gate, Intervention, Objective, Outcome, Triple, Triples,
+    WrittenTriple, align, parse_triples,
+};
 pub use change::SweepChange;
 pub use circuit::{Choice, Circuit};
 pub use circuit_file::{from_json as circuit_from_json, to_json as circuit_to_json};
@@ -67,6 +72,6 @@ pub use path::{PathNorm, PathScores, PathSweep, Receiver, Sender};
 pub use path_run::path_sweep;
 pub use planner::{Memory, Planner, SweepCost};
 pub use prompts::{Answers, Encode, Pair, Pairs, Written, WrittenPair, parse as parse_prompts};
-pub use run::{explain, sweep};
+pub use run::{explain, explain_across, sweep, sweep_across};
 pub use scores::{PairScores, ScoreAxis, Scores};
 pub use sweep::{Align, Direction, Sweep, SweepAxis};

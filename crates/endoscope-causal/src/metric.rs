@@ -100,7 +100,7 @@ impl Metric {
     }
 
     /// Whether what it compares with is there, for `count` logits.
-    fn check(self, target: &Target, count: usize) -> Result<()> {
+    pub(crate) fn check(self, target: &Target, count: usize) -> Result<()> {
         let fail = |reason: String| Err(Error::Metric { metric: self.name(), reason });
         let mut ids = target.answers.iter().chain(&target.wrong_answers);
         if let Some(id) = ids.find(|&&id| id as usize >= count) {

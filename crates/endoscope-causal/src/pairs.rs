@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
+use endoscope_net::{Base, Captured, Edit, Index, Inputs, Network, Plan, Resume, Run, Work};
 use endoscope_net::{Base, Captured, Edit, Index, Inputs, Plan, Resume, Run, Work};
 
 use crate::error::{Error, Result};
@@ -103,9 +104,10 @@ pub(crate) struct PairRuns {
 }
 
 impl PairRuns {
-    /// Runs recipient and donor, each under its plan, reading the last position.
+    /// Runs the recipient in `network` and the donor in `giver`, each under its plan, reading the last position.
     pub fn new(
         network: &dyn Resume,
+        giver: &dyn Network,
         pair: &Pair,
         (metric, direction): (Metric, Direction),
         recipient: Plan,
@@ -114,7 +116,15 @@ impl PairRuns {
         let inputs = |tokens: &[u32]| Inputs::tokens(vec![tokens.to_vec()]);
         let (recipient_ids, donor_ids) = direction.recipient_and_donor(pair);
         let base = network.base(&inputs(recipient_ids)?, &recipient.outputs_at(Index::At(-1)))?;
-        let donor = network.run(&inputs(donor_ids)?, &donor.outputs_at(Index::At(-1)))?;
+        let donor = giver.run(&inputs(donor_ids)?, &donor.outputs_at(Index::At(-1)))?;
+        let logits = |run: &Run| run.outputs.dims().last().copied().unwrap_or(0);
+        if logits(&base.run) != logits(&donor) {
+            return Err(Error::Donor(format!(
+                "it has {} logits, the network that is changed has {}",
+                logits(&donor),
+                logits(&base.run)
+            )));
+        }
         let (clean_run, corrupt_run) = match direction {
             Direction::Denoise => (&donor, &base.run),
             Direction::Noise => (&base.run, &donor),

@@ -79,7 +79,7 @@ impl<'a> PathsOfPair<'a> {
             }
         }
         let donor = capture(Plan::default(), &sources);
-        let runs = PairRuns::new(network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
+        let runs = PairRuns::new(network, network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
         Ok(Self { network, sites, sweep, paths, runs })
     }
 

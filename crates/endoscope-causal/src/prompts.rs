@@ -1,5 +1,6 @@
 //! Prompt pairs: the files of the field (AutoCircuit JSON, its JSONL twin, EAP-IG CSV), and what they are as tokens.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -68,7 +69,7 @@ pub fn parse(text: &str) -> Result<Vec<WrittenPair>> {
     let start = text.trim_start_matches('\u{FEFF}').trim_start();
     let pairs = match start.chars().next() {
         None => return Err(Error::Prompts("the file is empty".into())),
-        Some('{' | '[') => parse_json(start)?,
+        Some('{' | '[') => parse_json(start, "prompt")?,
         Some(_) => parse_csv(start)?,
     };
     match pairs.is_empty() {
@@ -77,30 +78,32 @@ pub fn parse(text: &str) -> Result<Vec<WrittenPair>> {
     }
 }
 
-fn parse_json(text: &str) -> Result<Vec<WrittenPair>> {
+/// The entries of a JSON file: a list under the plural of `word`, a list, or one entry a line.
+pub(crate) fn parse_json<T: DeserializeOwned>(text: &str, word: &str) -> Result<Vec<T>> {
     let fail = |error: serde_json::Error| Error::Prompts(error.to_string());
-    let pair = |(at, value): (usize, serde_json::Value)| {
-        serde_json::from_value(value).map_err(|error| Error::Prompts(format!("prompt {at}: {error}")))
+    let entry = |(at, value): (usize, serde_json::Value)| {
+        serde_json::from_value(value).map_err(|error| Error::Prompts(format!("{word} {at}: {error}")))
     };
+    let plural = format!("{word}s");
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>();
     let Some(first) = documents.next() else { return Ok(Vec::new()) };
     let list = match first.map_err(fail)? {
         serde_json::Value::Array(list) => list,
-        serde_json::Value::Object(mut file) if file.contains_key("prompts") => match file.remove("prompts") {
+        serde_json::Value::Object(mut file) if file.contains_key(&plural) => match file.remove(&plural) {
             Some(serde_json::Value::Array(list)) => list,
-            _ => return Err(Error::Prompts("`prompts` is not a list".into())),
+            _ => return Err(Error::Prompts(format!("`{plural}` is not a list"))),
         },
         // One object a line.
         first => {
             let rest = documents.map(|document| document.map_err(fail));
             let all = std::iter::once(Ok(first)).chain(rest).collect::<Result<Vec<_>>>()?;
-            return all.into_iter().enumerate().map(pair).collect();
+            return all.into_iter().enumerate().map(entry).collect();
         }
     };
     if documents.next().is_some() {
-        return Err(Error::Prompts("something follows the list of prompts".into()));
+        return Err(Error::Prompts(format!("something follows the list of {plural}")));
     }
-    list.into_iter().enumerate().map(pair).collect()
+    list.into_iter().enumerate().map(entry).collect()
 }
 
 fn parse_csv(text: &str) -> Result<Vec<WrittenPair>> {
@@ -147,6 +150,56 @@ pub enum Answers {
     None,
 }
 
+/// The tokens of a prompt as written.
+pub(crate) fn encode_prompt(encode: &dyn Encode, prompt: &Written<Vec<u32>>) -> std::result::Result<Vec<u32>, String> {
+    match prompt {
+        Written::Text(text) => encode.prompt(text),
+        Written::Ids(ids) if ids.is_empty() => Err("a prompt has no tokens at all".into()),
+        Written::Ids(ids) => Ok(ids.clone()),
+    }
+}
+
+/// The first token of each answer as written; `note` hears of answers that have more.
+pub(crate) fn encode_answers(
+    encode: &dyn Encode,
+    written: &[Written<u32>],
+    mut note: impl FnMut(String),
+) -> std::result::Result<Vec<u32>, String> {
+    let answer = |answer: &Written<u32>| match answer {
+        Written::Ids(id) => Ok(*id),
+        Written::Text(text) => {
+            let (id, more) = encode.answer(text)?;
+            if more {
+                let label = encode.label(id);
+                note(format!("the answer {text:?} has several tokens; its first, {label:?}, is used"));
+            }
+            Ok(id)
+        }
+    };
+    written.iter().map(answer).collect()
+}
+
+/// Whether the answers that are needed are there, and can be told apart.
+pub(crate) fn check_answers(
+    encode: &dyn Encode,
+    (right, wrong): (&[u32], &[u32]),
+    needed: Answers,
+) -> std::result::Result<(), String> {
+    if right.is_empty() && needed != Answers::None {
+        return Err("`answers` is missing or empty".into());
+    }
+    if wrong.is_empty() && needed == Answers::RightAndWrong {
+        return Err("`wrong_answers` is missing or empty, and the metric compares with them".into());
+    }
+    match right.iter().find(|id| wrong.contains(id)).filter(|_| needed == Answers::RightAndWrong) {
+        None => Ok(()),
+        Some(id) => {
+            let label = encode.label(*id);
+            Err(format!("the token {label:?} is both a right and a wrong answer, so they cannot be compared"))
+        }
+    }
+}
+
 impl Pairs {
     /// Tokenizes pairs and checks that clean and corrupt have equal length and that the answers needed are there.
     pub fn encode(written: &[WrittenPair], encode: &dyn Encode, needed: Answers) -> Result<Self> {
@@ -154,47 +207,19 @@ impl Pairs {
         let mut pairs = Vec::with_capacity(written.len());
         for (number, pair) in written.iter().enumerate() {
             let fail = |reason: String| Error::Pair { pair: number, reason };
-            let prompt = |prompt: &Written<Vec<u32>>| match prompt {
-                Written::Text(text) => encode.prompt(text).map_err(fail),
-                Written::Ids(ids) if ids.is_empty() => Err(fail("a prompt has no tokens at all".into())),
-                Written::Ids(ids) => Ok(ids.clone()),
-            };
-            let clean = prompt(&pair.clean)?;
+            let clean = encode_prompt(encode, &pair.clean).map_err(fail)?;
             let corrupt = pair.corrupt.as_ref().ok_or_else(|| fail("`corrupt` is missing".into()))?;
-            let corrupt = prompt(corrupt)?;
+            let corrupt = encode_prompt(encode, corrupt).map_err(fail)?;
             if clean.len() != corrupt.len() {
                 let labels = |ids: &[u32]| ids.iter().map(|&id| encode.label(id)).collect();
                 return Err(Error::UnequalLength { pair: number, clean: labels(&clean), corrupt: labels(&corrupt) });
             }
-            let mut answers = |written: &[Written<u32>]| -> Result<Vec<u32>> {
-                let answer = |answer: &Written<u32>| match answer {
-                    Written::Ids(id) => Ok(*id),
-                    Written::Text(text) => {
-                        let (id, more) = encode.answer(text).map_err(fail)?;
-                        if more {
-                            let label = encode.label(id);
-                            notes.push(format!(
-                                "pair {number}: the answer {text:?} has several tokens; its first, {label:?}, is used"
-                            ));
-                        }
-                        Ok(id)
-                    }
-                };
-                written.iter().map(answer).collect()
+            let mut answers = |written| {
+                let note = |note| notes.push(format!("pair {number}: {note}"));
+                encode_answers(encode, written, note).map_err(fail)
             };
             let (right, wrong) = (answers(&pair.answers)?, answers(&pair.wrong_answers)?);
-            if right.is_empty() && needed != Answers::None {
-                return Err(fail("`answers` is missing or empty".into()));
-            }
-            if wrong.is_empty() && needed == Answers::RightAndWrong {
-                return Err(fail("`wrong_answers` is missing or empty, and the metric compares with them".into()));
-            }
-            if let Some(id) = right.iter().find(|id| wrong.contains(id)).filter(|_| needed == Answers::RightAndWrong) {
-                let label = encode.label(*id);
-                return Err(fail(format!(
-                    "the token {label:?} is both a right and a wrong answer, so they cannot be compared"
-                )));
-            }
+            check_answers(encode, (&right, &wrong), needed).map_err(fail)?;
             pairs.push(Pair { clean, corrupt, answers: right, wrong_answers: wrong });
         }
         Ok(Self { pairs, notes })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use endoscope_net::{AxisName, Capture, Captured, Change, Edit, Index, Plan, Resume, SiteId, Sites};
+use endoscope_net::{AxisName, Capture, Captured, Change, Edit, Index, Network, Plan, Resume, SiteId, Sites};
 
 use crate::change::{Directions, SweepChange, mean_over_positions};
 use crate::error::{Error, Result};
@@ -21,9 +21,26 @@ pub fn sweep(
     planner: Planner,
     watch: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Scores> {
+    sweep_across(network, network, sweep, pairs, planner, watch)
+}
+
+/// The same with the donor runs of another network: cross-model activation patching (CMAP; Prakash et al. 2024, arXiv
+/// 2402.14811, section 6).
+///
+/// `donor` must have the changed sites in the same shapes and as many logits; that the tokens mean the same in both is for
+/// the caller to know. Whatever else is said of the donor run (its metric, KL from it) is then said of `donor`'s.
+pub fn sweep_across(
+    network: &dyn Resume,
+    donor: &dyn Network,
+    sweep: &Sweep,
+    pairs: &[Pair],
+    planner: Planner,
+    watch: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Scores> {
     let grid = sweep.grid(network.sites(), longest(&sweep.over, sweep.align, pairs)?)?;
+    check_donor(network.sites(), donor.sites(), &grid.sites)?;
     let (scores, cost) = each_pair(pairs, planner, grid.points.len(), watch, |pair, computing, cost, ran| {
-        let laid_out = LaidOut::new(network, sweep, &grid, pair)?;
+        let laid_out = LaidOut::new(network, donor, sweep, &grid, pair)?;
         let values = match computing {
             Computing::Planned(budget) => laid_out.planned(network, budget, cost, ran)?,
             Computing::Naive => laid_out.naive(network, cost, ran)?,
@@ -38,10 +55,22 @@ pub fn sweep(
 
 /// What a sweep would cost: only the base and donor run of each pair are run.
 pub fn explain(network: &dyn Resume, sweep: &Sweep, pairs: &[Pair], planner: Planner) -> Result<SweepCost> {
+    explain_across(network, network, sweep, pairs, planner)
+}
+
+/// What [`sweep_across`] would cost.
+pub fn explain_across(
+    network: &dyn Resume,
+    donor: &dyn Network,
+    sweep: &Sweep,
+    pairs: &[Pair],
+    planner: Planner,
+) -> Result<SweepCost> {
     let grid = sweep.grid(network.sites(), longest(&sweep.over, sweep.align, pairs)?)?;
+    check_donor(network.sites(), donor.sites(), &grid.sites)?;
     let watch = |_| ControlFlow::Continue(());
     let (_, cost) = each_pair(pairs, planner, grid.points.len(), watch, |pair, computing, cost, _| {
-        let laid_out = LaidOut::new(network, sweep, &grid, pair)?;
+        let laid_out = LaidOut::new(network, donor, sweep, &grid, pair)?;
         let PairRuns { clean, corrupt, base, .. } = &laid_out.runs;
         match computing {
             Computing::Planned(budget) => {
@@ -61,6 +90,21 @@ pub fn explain(network: &dyn Resume, sweep: &Sweep, pairs: &[Pair], planner: Pla
     Ok(cost)
 }
 
+/// Whether another network has the sites that are changed, in the same shapes.
+fn check_donor(own: &Sites, donors: &Sites, changed: &[SiteId]) -> Result<()> {
+    for site in changed.iter().map(|&id| own.get(id)) {
+        match donors.iter().find(|donor| donor.name == site.name) {
+            None => return Err(Error::Donor(format!("it has no site `{}`", site.name))),
+            Some(donor) if donor.axes != site.axes => {
+                let (its, ours) = (donor.axes_text(), site.axes_text());
+                return Err(Error::Donor(format!("its `{}` has the axes {its}, not {ours}", site.name)));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// A sweep over one pair, ready to run.
 struct LaidOut<'a> {
     sweep: &'a Sweep,
@@ -75,7 +119,13 @@ struct LaidOut<'a> {
 }
 
 impl<'a> LaidOut<'a> {
-    fn new(network: &'a dyn Resume, sweep: &'a Sweep, grid: &'a Grid, pair: &Pair) -> Result<Self> {
+    fn new(
+        network: &'a dyn Resume,
+        donor_network: &dyn Network,
+        sweep: &'a Sweep,
+        grid: &'a Grid,
+        pair: &Pair,
+    ) -> Result<Self> {
         let sites = network.sites();
         let capture = |plan: Plan, &id: &SiteId| plan.capture(Capture::new(&sites.get(id).name));
         let recipient = grid.sites.iter().fold(editing(&sweep.with), capture);
@@ -83,7 +133,7 @@ impl<'a> LaidOut<'a> {
             true => grid.sites.iter().fold(Plan::default(), capture),
             false => Plan::default(),
         };
-        let runs = PairRuns::new(network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
+        let runs = PairRuns::new(network, donor_network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
         let base = &runs.base.run.captured;
         let sources = match sweep.change {
             SweepChange::Mean => {

@@ -197,17 +197,17 @@ impl Sweep {
             let mut plan = Plan::default().edit(Edit::new(name, change)).load(base)?;
             plan.edits.pop().map(|edit| edit.change).ok_or_else(|| Error::Sweep("it names no file".into()))
         };
+        let value = |name: &str, value: Value| match load(name, Change::Set { value })? {
+            Change::Set { value } => Ok(value),
+            other => Err(Error::Sweep(format!("{other:?} is no value"))),
+        };
         self.with = Plan { edits: self.with, ..Plan::default() }.load(base)?.edits;
-        if let Some(value) = self.directions.take()
-            && let Change::Set { value } = load("directions", Change::Set { value })?
-        {
-            self.directions = Some(value);
-        }
+        self.directions = self.directions.take().map(|directions| value("directions", directions)).transpose()?;
         self.change = match self.change {
-            SweepChange::Interpolate { mask } => match load("mask", Change::Set { value: mask })? {
-                Change::Set { value: mask } => SweepChange::Interpolate { mask },
-                other => SweepChange::Change(other),
-            },
+            SweepChange::Interpolate { mask, along } => {
+                let along = along.map(|along| value("along", along)).transpose()?;
+                SweepChange::Interpolate { mask: value("mask", mask)?, along }
+            }
             SweepChange::Change(change) => SweepChange::Change(load(&self.site, change)?),
             other => other,
         };

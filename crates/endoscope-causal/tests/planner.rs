@@ -80,7 +80,9 @@ fn change() -> impl Strategy<Value = SweepChange> {
     select(vec![
         SweepChange::Patch,
         SweepChange::Patch,
-        SweepChange::Interpolate { mask: 0.25.into() },
+        SweepChange::Interpolate { mask: 0.25.into(), along: None },
+        // The direction is put in where the size of the site is known.
+        SweepChange::Interpolate { mask: 0.75.into(), along: Some(1.0.into()) },
         SweepChange::Mean,
         moved(Change::Zero),
         moved(Change::Scale { factor: 1.5 }),
@@ -161,6 +163,12 @@ proptest! {
             if patching.change == SweepChange::Patch {
                 patching.change = "add".parse().unwrap();
             }
+        }
+        let size = dim(&model, &patching);
+        if let SweepChange::Interpolate { along: Some(along), .. } = &mut patching.change {
+            let Value::Array(row) = array(&[1, size]) else { unreachable!() };
+            let length = row.0.sqr().unwrap().sum_all().unwrap().sqrt().unwrap();
+            *along = row.0.broadcast_div(&length).unwrap().into();
         }
         let vocabulary = model.spec().vocabulary as u32;
         let (clean, corrupt): (Vec<u32>, Vec<u32>) =

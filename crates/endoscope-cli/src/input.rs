@@ -269,7 +269,12 @@ enum ComputeArgument {
 
 impl ModelArgument {
     pub fn open(&self) -> Result<Model> {
-        let mut model = open(&self.model, self.weights.depth())?;
+        self.open_other(&self.model)
+    }
+
+    /// Opens another model in the way that was asked for this one.
+    pub fn open_other(&self, model: &Path) -> Result<Model> {
+        let mut model = open(model, self.weights.depth())?;
         model.decoder.compute = match self.compute {
             ComputeArgument::F32 => Compute::F32,
             ComputeArgument::Bf16 => Compute::Bf16,

@@ -314,6 +314,16 @@ fn any_change_is_moved() {
     let (patched, _) = scores("z", "layer,head", "patch");
     let (whole, _) = scores("z", "layer,head", r#"{"interpolate": {"mask": 1}}"#);
     close(&whole, &flat(&patched));
+    // Along all directions it is the whole, along some of them it is not.
+    let along = |rows: &str| format!(r#"{{"interpolate": {{"mask": 1, "along": {rows}}}}}"#);
+    let (all, _) = scores(
+        "z",
+        "layer,head",
+        &along(r#"{"shape": [4, 4], "data": [0,1,0,0, 1,0,0,0, 0,0,0.6,0.8, 0,0,0.8,-0.6]}"#),
+    );
+    close(&all, &flat(&patched));
+    let (some, _) = scores("z", "layer,head", &along(r#"{"shape": [1, 4], "data": [0,0,0.6,0.8]}"#));
+    assert!(flat(&some) != flat(&patched) && flat(&some) != flat(&zero));
     assert!(flat(&zero) != flat(&patched));
     scores("mlp_out", "layer", "mean");
     let (edges, _) = scores("attn_scores", "layer,position,key", "knock_out");
@@ -361,6 +371,59 @@ fn a_sweep_goes_over_the_rows_of_a_matrix() {
     assert_eq!(report["tables"]["scores"]["axes"], json!({"layer": [0, 1, 2], "direction": [0, 1]}));
     refused(&mut run("unnamed", "", "add"), &["no tensor `directions`", "W_dec"]);
     refused(&mut run("unfit", ":W_dec", "zero"), &["takes a vector"]);
+}
+
+#[test]
+fn activations_come_from_another_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let twin = copy_tiny("gpt2-odd");
+    edit_weights(&twin.path().join("model.safetensors"), |weights| {
+        let (_, _, data) = weights.get_mut("transformer.wte.weight").unwrap();
+        // The numbers in the opposite order.
+        *data = data.chunks(4).rev().flatten().copied().collect();
+    });
+    // No corrupt prompt: the same for both models.
+    let same = write(at("same"), &json!([{"clean": [1, 7, 3], "answers": [5], "wrong_answers": [6]}]));
+    let twice = json!([{"clean": [1, 7, 3], "corrupt": [1, 7, 3], "answers": [5], "wrong_answers": [6]}]);
+    let twice = write(at("twice"), &twice);
+    let donor = twin.path().to_str().unwrap();
+    let run = |prompts: &Path, name: &str, model: &str, extra: &[&str]| {
+        let arguments = [&arguments("resid_post", "layer,position")[..], extra].concat();
+        sweep(Path::new(model), prompts, &at(name), &arguments)["tables"].clone()
+    };
+    let across = run(&same, "across", "gpt2-odd", &["--donor-model", donor]);
+    let naive = run(&twice, "naive", "gpt2-odd", &["--donor-model", donor, "--planner", "naive"]);
+    close(&across["scores"]["values"], &flat(&naive["scores"]["values"]));
+    let report = read_json(&at("across/report.json"));
+    let summary = report["summary"].as_str().unwrap();
+    assert!(summary.contains(donor), "{summary}");
+    let back = run(&same, "back", donor, &["--donor-model", "gpt2-odd"]);
+    assert!(flat(&back["scores"]["values"]) != flat(&across["scores"]["values"]));
+    let plan = read_json(&at("across/plan.json"));
+    assert_eq!((&plan["donor_model"], &plan["pairs"][0]["corrupt"]), (&json!(donor), &json!([1, 7, 3])));
+    let files = read_json(&at("across/provenance.json"))["files"].to_string();
+    assert!(files.contains("donor weights"), "{files}");
+    // Its own activations change nothing, and say that there is no scale.
+    let own = run(&same, "own", "gpt2-odd", &["--donor-model", "gpt2-odd"]);
+    assert!(own["normalised"]["values"][0][0].is_null());
+    // What a donor must have.
+    let words = copy_tiny("gpt2-odd");
+    with_words(words.path());
+    let others = copy_tiny("gpt2-odd");
+    with_words(others.path());
+    let text = std::fs::read_to_string(others.path().join("tokenizer.json")).unwrap();
+    std::fs::write(others.path().join("tokenizer.json"), text.replace("\"a\":1,\"b\":2", "\"a\":2,\"b\":1")).unwrap();
+    let refused_with = |model: &Path, donor: &Path, extra: &[&str], parts: &[&str]| {
+        let mut command = endoscope();
+        command.arg("patch").arg(model).arg("--prompts").arg(&same).arg("--donor-model").arg(donor).args(extra);
+        refused(command.arg("--out").arg(at("refused")), parts);
+    };
+    let [model, llama] = ["gpt2-odd", "llama-grouped"].map(Path::new);
+    refused_with(model, llama, &["--site", "z"], &["vocabulary of 43 tokens", "of 41"]);
+    refused_with(words.path(), others.path(), &["--site", "z"], &["tokenizers differ", "id 1 is \"a\"", "\"b\""]);
+    refused_with(model, model, &["--to", "k.1"], &["--donor-model"]);
+    refused_with(model, Path::new("nowhere"), &["--site", "z"], &["nowhere"]);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(crate) enum Operation {
         source: Tensor,
         /// None takes the source as it is.
         mask: Option<Tensor>,
+        /// Orthonormal rows `[direction, dim]`, in whose span alone the source is taken.
+        along: Option<Tensor>,
     },
     /// Orthonormal rows `[direction, dim]`; whether the span is what stays.
     Project {
@@ -51,9 +53,14 @@ impl PreparedEdit {
             Change::Mean { over } => {
                 Operation::Mean(over.iter().map(|&axis| dimension(site, axis)).collect::<Result<_>>()?)
             }
-            Change::Patch { source } => Operation::Interpolate { source: whole(site, source)?, mask: None },
-            Change::Interpolate { source, mask } => {
-                Operation::Interpolate { source: whole(site, source)?, mask: Some(fitting(site, edit, "mask", mask)?) }
+            Change::Patch { source } => {
+                Operation::Interpolate { source: whole(site, source)?, mask: None, along: None }
+            }
+            Change::Interpolate { source, mask, along } => {
+                let along = along.as_ref().map(|along| orthonormal(site, edit, along)).transpose()?;
+                let last = along.as_ref().map(|along| along.dim(0)).transpose()?;
+                let mask = fitting_last(site, edit, ("mask", mask), last)?;
+                Operation::Interpolate { source: whole(site, source)?, mask: Some(mask), along }
             }
             Change::ProjectOnto { directions } => {
                 Operation::Project { basis: basis(site, edit, directions)?, onto: true }
@@ -79,7 +86,9 @@ impl PreparedEdit {
     pub fn has_graph(&self) -> bool {
         match &self.operation {
             Operation::Set(value) | Operation::Add(value, _) => value.track_op(),
-            Operation::Interpolate { source, mask } => source.track_op() || mask.as_ref().is_some_and(Tensor::track_op),
+            Operation::Interpolate { source, mask, along } => {
+                source.track_op() || [mask, along].into_iter().flatten().any(Tensor::track_op)
+            }
             _ => false,
         }
     }
@@ -107,15 +116,16 @@ impl PreparedEdit {
 
     /// The new value of the chosen `cells`.
     pub fn apply(&self, site: &Site, cells: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
-        let broadcast = |tensor: &Tensor, what: &'static str| {
+        let broadcast_to = |tensor: &Tensor, what: &'static str, shape: &[usize]| {
             let tensor = self.of_part(site, tensor, grid, frame)?;
-            tensor.to_dtype(cells.dtype())?.broadcast_as(cells.shape()).map_err(|_| Error::ValueShape {
+            tensor.to_dtype(cells.dtype())?.broadcast_as(shape).map_err(|_| Error::ValueShape {
                 site: site.name.clone(),
                 what,
                 found: tensor.dims().to_vec(),
-                expected: cells.dims().to_vec(),
+                expected: shape.to_vec(),
             })
         };
+        let broadcast = |tensor: &Tensor, what: &'static str| broadcast_to(tensor, what, cells.dims());
         Ok(match &self.operation {
             Operation::Set(value) => broadcast(value, "value")?,
             Operation::Add(value, scale) => (cells + (broadcast(value, "value")? * *scale)?)?,
@@ -124,18 +134,28 @@ impl PreparedEdit {
                 Tensor::full(*number as f32, cells.shape(), cells.device())?.to_dtype(cells.dtype())?
             }
             Operation::Mean(over) => cells.mean_keepdim(over.as_slice())?.broadcast_as(cells.shape())?,
-            Operation::Interpolate { source, mask } => {
+            Operation::Interpolate { source, mask, along } => {
                 let source = broadcast(&source_cells(site, source, grid, frame)?, "source")?;
-                match mask {
-                    None => source,
-                    Some(mask) => (cells + (broadcast(mask, "mask")? * (source - cells)?)?)?,
+                match (mask, along) {
+                    (None, _) => source,
+                    // In this form a mask of 0 keeps the bits of the cells, and a mask of 1 takes those of the source.
+                    (Some(mask), None) => {
+                        let mask = broadcast(mask, "mask")?;
+                        ((cells * (1. - &mask)?)? + (mask * source)?)?
+                    }
+                    (Some(mask), Some(along)) => {
+                        let along = along.to_dtype(cells.dtype())?;
+                        let difference = rows(&(source - cells)?)?;
+                        let inside = [&cells.dims()[..cells.rank() - 1], &along.dims()[..1]].concat();
+                        let coordinates = difference.matmul(&along.t()?)?.reshape(inside.as_slice())?;
+                        let taken = (broadcast_to(mask, "mask", &inside)? * coordinates)?;
+                        (cells + rows(&taken)?.matmul(&along)?.reshape(cells.shape())?)?
+                    }
                 }
             }
             Operation::Project { basis, onto } => {
                 let basis = basis.to_dtype(cells.dtype())?;
-                let (rows, dim) = (cells.elem_count() / cells.dim(D::Minus1)?.max(1), cells.dim(D::Minus1)?);
-                let flat = cells.contiguous()?.reshape((rows, dim))?;
-                let inside = flat.matmul(&basis.t()?)?.matmul(&basis)?.reshape(cells.shape())?;
+                let inside = rows(cells)?.matmul(&basis.t()?)?.matmul(&basis)?.reshape(cells.shape())?;
                 if *onto { inside } else { (cells - inside)? }
             }
         })
@@ -215,6 +235,12 @@ fn source_cells(site: &Site, source: &Tensor, grid: &Grid, frame: &Frame) -> Res
     crate::canvas::gather(source, &Grid { axes, dims: source.dims().to_vec() })
 }
 
+/// The vectors of a tensor, `[.., dim] -> [row, dim]`.
+fn rows(tensor: &Tensor) -> Result<Tensor> {
+    let dim = tensor.dim(D::Minus1)?;
+    Ok(tensor.contiguous()?.reshape((tensor.elem_count() / dim.max(1), dim))?)
+}
+
 fn not_possible(site: &Site, reason: &str) -> Error {
     Error::EditNotPossible { site: site.name.clone(), reason: reason.to_string() }
 }
@@ -253,8 +279,18 @@ impl Finite {
 
 /// A value that broadcasts to the selection, as far as that is known before a run.
 fn fitting(site: &Site, edit: &Edit, what: &'static str, value: &Value) -> Result<Tensor> {
+    fitting_last(site, edit, (what, value), None)
+}
+
+/// The same, whose last axis has `last` entries where that is given.
+fn fitting_last(
+    site: &Site,
+    edit: &Edit,
+    (what, value): (&'static str, &Value),
+    last: Option<usize>,
+) -> Result<Tensor> {
     let tensor = tensor(value)?;
-    let expected: Vec<Option<usize>> = site
+    let mut expected: Vec<Option<usize>> = site
         .axes
         .iter()
         .map(|axis| match (axis.size, edit.select.on(axis.name)) {
@@ -264,6 +300,9 @@ fn fitting(site: &Site, edit: &Edit, what: &'static str, value: &Value) -> Resul
             _ => None,
         })
         .collect();
+    if let (Some(last), Some(expected)) = (last, expected.last_mut()) {
+        *expected = Some(last);
+    }
     let fits = tensor.rank() <= expected.len()
         && tensor
             .dims()
@@ -306,8 +345,8 @@ fn whole(site: &Site, value: &Value) -> Result<Tensor> {
     }
 }
 
-/// An orthonormal basis of the span of `directions`, by modified Gram-Schmidt in f64.
-fn basis(site: &Site, edit: &Edit, directions: &Value) -> Result<Tensor> {
+/// Directions `[direction, dim]` (or one, `[dim]`) in the space of a site's vectors.
+fn directions(site: &Site, edit: &Edit, what: &'static str, value: &Value) -> Result<Tensor> {
     let last = site.axes.last().map(|axis| (axis.name, axis.size));
     let Some((AxisName::Dim, Size::Fixed(dim))) = last else {
         return Err(not_possible(site, "a projection needs a site whose last axis is a vector"));
@@ -315,18 +354,42 @@ fn basis(site: &Site, edit: &Edit, directions: &Value) -> Result<Tensor> {
     if *edit.select.on(AxisName::Dim) != crate::Index::All {
         return Err(not_possible(site, "a projection needs the whole vector, so the selection must not name dims"));
     }
-    let tensor = tensor(directions)?;
-    let shape_error = || Error::ValueShape {
-        site: site.name.clone(),
-        what: "directions",
-        found: tensor.dims().to_vec(),
-        expected: vec![1, dim],
-    };
-    let rows = match tensor.dims() {
-        [size] if *size == dim => tensor.unsqueeze(0)?,
-        [count, size] if *size == dim && *count > 0 => tensor.clone(),
-        _ => return Err(shape_error()),
-    };
+    let tensor = tensor(value)?;
+    match tensor.dims() {
+        [size] if *size == dim => Ok(tensor.unsqueeze(0)?),
+        [count, size] if *size == dim && *count > 0 => Ok(tensor),
+        _ => Err(Error::ValueShape {
+            site: site.name.clone(),
+            what,
+            found: tensor.dims().to_vec(),
+            expected: vec![1, dim],
+        }),
+    }
+}
+
+/// Directions that are orthonormal as they are: a mask speaks of each, so they must not be mixed.
+fn orthonormal(site: &Site, edit: &Edit, value: &Value) -> Result<Tensor> {
+    let rows = directions(site, edit, "along", value)?;
+    let detached = rows.detach().to_dtype(DType::F32)?;
+    let products = detached.matmul(&detached.t()?)?;
+    let identity = Tensor::eye(rows.dim(0)?, DType::F32, rows.device())?;
+    let off = (products - identity)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    match off <= 1e-3 {
+        true => Ok(rows),
+        false => Err(Error::EditNotPossible {
+            site: site.name.clone(),
+            reason: format!(
+                "the rows of `along` must be orthonormal, and their products differ from that by {off:.3}; \
+                 orthonormalise them first"
+            ),
+        }),
+    }
+}
+
+/// An orthonormal basis of the span of `directions`, by modified Gram-Schmidt in f64.
+fn basis(site: &Site, edit: &Edit, value: &Value) -> Result<Tensor> {
+    let rows = directions(site, edit, "directions", value)?;
+    let dim = rows.dim(1)?;
     let mut basis: Vec<Vec<f64>> = Vec::new();
     for row in rows.to_dtype(DType::F64)?.to_vec2::<f64>()? {
         let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();

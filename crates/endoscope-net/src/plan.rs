@@ -111,12 +111,16 @@ pub enum Change {
         /// That run's activation of the whole site.
         source: Value,
     },
-    /// `x + mask * (source - x)`.
+    /// `(1 - mask) * x + mask * source`, that is `x + mask * (source - x)`; along directions `D` only in their span:
+    /// `x + D^T (mask * D (source - x))`.
     Interpolate {
         /// Another run's activation of the whole site.
         source: Value,
-        /// 0 keeps `x`, 1 takes the source.
+        /// 0 keeps `x`, 1 takes the source. Along directions its last axis is `direction` instead of `dim`.
         mask: Value,
+        /// `D`, `[direction, dim]`, whose rows must be orthonormal (to 1e-3).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        along: Option<Value>,
     },
     /// The projection of `x` onto the span of the directions.
     ProjectOnto {
@@ -212,7 +216,10 @@ impl Change {
         match self {
             Self::Set { value } | Self::Add { value, .. } => vec![("value", value)],
             Self::Patch { source } => vec![("source", source)],
-            Self::Interpolate { source, mask } => vec![("source", source), ("mask", mask)],
+            Self::Interpolate { source, mask, along } => {
+                let along = along.iter().map(|along| ("along", along));
+                [("source", source), ("mask", mask)].into_iter().chain(along).collect()
+            }
             Self::ProjectOnto { directions } | Self::ProjectOut { directions } => vec![("directions", directions)],
             Self::Scale { .. } | Self::Zero | Self::Mean { .. } | Self::KnockOut => vec![],
         }
@@ -222,7 +229,10 @@ impl Change {
         match self {
             Self::Set { value } | Self::Add { value, .. } => vec![("value", value)],
             Self::Patch { source } => vec![("source", source)],
-            Self::Interpolate { source, mask } => vec![("source", source), ("mask", mask)],
+            Self::Interpolate { source, mask, along } => {
+                let along = along.iter_mut().map(|along| ("along", along));
+                [("source", source), ("mask", mask)].into_iter().chain(along).collect()
+            }
             Self::ProjectOnto { directions } | Self::ProjectOut { directions } => vec![("directions", directions)],
             Self::Scale { .. } | Self::Zero | Self::Mean { .. } | Self::KnockOut => vec![],
         }
@@ -242,7 +252,14 @@ mod tests {
             .edit(Edit::new("resid_pre.1", Change::Add { value: array.clone().into(), scale: 2. }))
             .edit(Edit::new("z.0", Change::Zero).at(AxisName::Position, Index::Range { start: -1, end: None }))
             .edit(Edit::new("attn_scores.0", Change::KnockOut))
-            .edit(Edit::new("mlp_out.0", Change::Interpolate { source: array.into(), mask: 0.5.into() }))
+            .edit(Edit::new(
+                "mlp_out.0",
+                Change::Interpolate { source: array.clone().into(), mask: 0.5.into(), along: None },
+            ))
+            .edit(Edit::new(
+                "mlp_out.0",
+                Change::Interpolate { source: array.clone().into(), mask: 1.0.into(), along: Some(array.into()) },
+            ))
             .outputs_at(Index::At(-1))
             .columns_at(Index::List(vec![7, 3]));
         let json = serde_json::to_string(&plan).unwrap();

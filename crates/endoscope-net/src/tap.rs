@@ -197,8 +197,14 @@ mod tests {
         check(at(Change::Scale { factor: 2. }), [0., 1., 2., 3., 4., 5., 6., 7., 16., 18., 20., 22.]);
         check(at(Change::Patch { source: other() }), [0., 1., 2., 3., 4., 5., 6., 7., 108., 109., 110., 111.]);
         check(
-            at(Change::Interpolate { source: other(), mask: array(&[0., 1., 0.5, 0.], &[4]) }),
+            at(Change::Interpolate { source: other(), mask: array(&[0., 1., 0.5, 0.], &[4]), along: None }),
             [0., 1., 2., 3., 4., 5., 6., 7., 8., 109., 60., 11.],
+        );
+        // Source less cells is 100 in every dim; the second direction takes half of it.
+        let along = || Some(array(&[0.6, 0., 0.8, 0., 0., 1., 0., 0.], &[2, 4]));
+        check(
+            at(Change::Interpolate { source: other(), mask: array(&[1., 0.5], &[2]), along: along() }),
+            [0., 1., 2., 3., 4., 5., 6., 7., 92., 59., 122., 11.],
         );
         check(at(Change::Mean { over: vec![AxisName::Dim] }), [0., 1., 2., 3., 4., 5., 6., 7., 9.5, 9.5, 9.5, 9.5]);
         let directions = || array(&[2., 0., 0., 0., 1., 3., 0., 0.], &[2, 4]);
@@ -234,6 +240,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_before_the_run() {
         let zero = || Edit::new("x.0", Change::Zero);
+        let along = |mask: Value, rows: &[f32], shape: &[usize]| {
+            let rows = array(&rows[..shape.iter().product()], shape);
+            Edit::new("x.0", Change::Interpolate { source: array(&[0.; 12], &[1, 3, 4]), mask, along: Some(rows) })
+        };
         for (edit, part) in [
             (zero().at(AxisName::Head, Index::At(0)), "no axis `head`"),
             (zero().at(AxisName::Dim, Index::At(4)), "out of range"),
@@ -246,6 +256,10 @@ mod tests {
             (Edit::new("x.0", Change::Scale { factor: f64::INFINITY }), "NaN or an infinity"),
             (Edit::new("x.0", Change::KnockOut), "knocked out"),
             (Edit::new("x.0", Change::ProjectOnto { directions: array(&[0.; 4], &[4]) }), "zero"),
+            (along(array(&[1.; 2], &[2]), &[1., 0., 0., 0., 0., 1., 0., 0.], &[2, 3]), "does not fit"),
+            (along(array(&[1.; 3], &[3]), &[1., 0., 0., 0., 0., 1., 0., 0.], &[2, 4]), "does not fit"),
+            (along(1.0.into(), &[1., 1., 0., 0., 0., 1., 0., 0.], &[2, 4]), "orthonormal"),
+            (along(1.0.into(), &[1., 0., 0., 0., 0., 1., 0., f32::NAN], &[2, 4]), "NaN"),
         ] {
             let error = run(&Plan::default().edit(edit.clone())).unwrap_err().to_string();
             assert!(error.contains(part), "{edit:?}: {error}");

@@ -1,6 +1,7 @@
 //! The verbs.
 
 mod attribute;
+mod align;
 mod bench;
 mod capture;
 mod circuit;
@@ -38,6 +39,8 @@ pub enum Command {
     Probe(probe::ProbeVerb),
     /// What each layer would say now: logit, tuned and Jacobian lens.
     Lens(lens::Lens),
+    /// Where a variable lives: a mask or a subspace trained on counterfactual triples.
+    Align(align::Align),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -61,6 +64,7 @@ impl Command {
             Self::Circuit(verb) => verb.run(output),
             Self::Probe(verb) => verb.run(output),
             Self::Lens(verb) => verb.run(output),
+            Self::Align(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Organisms(verb) => verb.run(output),

@@ -1,5 +1,6 @@
 //! `endoscope patch`: a sweep of one change over a grid, as a run directory and a heat map.
 
+mod donor;
 mod paths;
 mod report;
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{
     Align, Direction, Memory, Metric, Pair, Pairs, PathSweep, Planner, Progress, Sweep, SweepAxis, SweepChange,
-    explain, path_sweep, sweep,
+    explain_across, path_sweep, sweep_across,
 };
 use endoscope_models::Model;
 use endoscope_net::{Edit, Plan, Value};
@@ -47,6 +48,10 @@ pub struct Patch {
     /// Denoise: the corrupt run is changed (what suffices). Noise: the clean run is changed (what is needed).
     #[arg(long, value_enum, default_value = "denoise")]
     direction: DirectionArgument,
+    /// Another model with the same sites and tokens, whose runs give the activations (cross-model patching). A pair without
+    /// `corrupt` then has the same prompt for both.
+    #[arg(long, value_name = "MODEL", conflicts_with = "to")]
+    donor_model: Option<PathBuf>,
     /// How prompts that differ in length lie over each other in a sweep over positions: by their first or last position;
     /// each position is averaged over the pairs that have it.
     #[arg(long, value_enum, conflicts_with = "to")]
@@ -138,6 +143,8 @@ impl Patch {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let started = Started::now();
         let model = self.model.open()?;
+        let donor = self.donor_model.as_deref().map(|other| donor::open(&self.model, other, &model)).transpose()?;
+        let giver = donor.as_ref().map_or(&model.decoder, |donor| &donor.decoder);
         let asked = match self.paths.to.as_slice() {
             [] => Asked::Points(self.sweep()?),
             _ => Asked::Paths(self.path_sweep()?),
@@ -146,7 +153,7 @@ impl Patch {
         let ask = |least| memory::left(self.memory.unwrap_or(u64::MAX), least);
         let planner = self.planner(&ask)?;
         if let (true, Asked::Points(patching)) = (self.explain, &asked) {
-            let cost = explain(&model.decoder, patching, &read.pairs, planner)?;
+            let cost = explain_across(&model.decoder, giver, patching, &read.pairs, planner)?;
             output.document(&report::cost_document(&cost))?;
             return output.text(&report::cost_text(&cost));
         }
@@ -161,13 +168,14 @@ impl Patch {
         };
         let (report, input) = match asked {
             Asked::Points(patching) => {
-                let scores = sweep(&model.decoder, &patching, &read.pairs, planner, watch);
+                let scores = sweep_across(&model.decoder, giver, &patching, &read.pairs, planner, watch);
                 bar.finish_and_clear();
                 let labels = match patching.align {
                     Align::Equal => read.pairs[0].clean.iter().map(|&id| model.label(id)).collect(),
                     Align::First | Align::Last => Vec::new(),
                 };
                 (report::report(&model, &scores?, &labels, &resampling)?, json!({"sweep": patching}))
+                (report::report(&model, donor.as_ref(), &scores?, &labels)?, json!({"sweep": patching}))
             }
             Asked::Paths(patching) => {
                 let scores = path_sweep(&model.decoder, &patching, &read.pairs, planner, watch);
@@ -175,7 +183,7 @@ impl Patch {
                 (paths::report(&model, &scores?, &resampling)?, json!({"paths": patching}))
             }
         };
-        self.write(directory, &started, &model, read, input, &report, output)
+        self.write(directory, &started, (&model, donor.as_ref()), read, input, &report, output)
     }
 
     #[expect(clippy::too_many_arguments, reason = "everything that a run directory holds")]
@@ -183,7 +191,7 @@ impl Patch {
         &self,
         directory: RunDirectory,
         started: &Started,
-        model: &Model,
+        (model, donor): (&Model, Option<&Model>),
         read: Read,
         input: serde_json::Value,
         report: &endoscope_report::Report,
@@ -191,6 +199,9 @@ impl Patch {
     ) -> Result<()> {
         let mut provenance = provenance(started, model, &[])?;
         provenance.files.push(read.prompts);
+        if let Some(donor) = donor {
+            donor::note(&mut provenance, donor)?;
+        }
         for path in [&self.plan, &self.directions_file()].into_iter().flatten() {
             provenance.files.push(HashedFile::read("plan", path)?);
         }
@@ -199,6 +210,7 @@ impl Patch {
         let mut plan = json!({
             "verb": "patch",
             "model": model.directory.to_string_lossy(),
+            "donor_model": donor.map(|donor| donor.directory.to_string_lossy()),
             "planner": self.planner.name(),
             "memory": self.memory,
             "confidence": self.intervals.confidence,
@@ -218,7 +230,12 @@ impl Patch {
     }
 
     fn pairs(&self, model: &Model, output: &Output) -> Result<Read> {
-        let (written, prompts) = input::prompts(&self.prompts)?;
+        let (mut written, prompts) = input::prompts(&self.prompts)?;
+        if self.donor_model.is_some() {
+            for pair in written.iter_mut().filter(|pair| pair.corrupt.is_none()) {
+                pair.corrupt = Some(pair.clean.clone());
+            }
+        }
         let encoder = ModelEncoder::new(model, self.bos.bos());
         let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, self.metric().needs())?;
         notes.extend(encoder.note());
@@ -299,7 +316,7 @@ impl Patch {
 }
 
 /// Splits `FILE:TENSOR`, unless the whole is a file.
-fn file_and_tensor(path: &Path) -> (PathBuf, Option<String>) {
+pub fn file_and_tensor(path: &Path) -> (PathBuf, Option<String>) {
     match path.to_str().and_then(|text| text.rsplit_once(':')) {
         Some((file, tensor)) if !path.exists() => (file.into(), Some(tensor.to_string())),
         _ => (path.to_path_buf(), None),
@@ -307,7 +324,7 @@ fn file_and_tensor(path: &Path) -> (PathBuf, Option<String>) {
 }
 
 /// The value of `--directions`.
-fn directions(path: &Path) -> Result<Value> {
+pub fn directions(path: &Path) -> Result<Value> {
     let (file, tensor) = file_and_tensor(path);
     let tensor = tensor.unwrap_or_else(|| "directions".into());
     serde_json::from_value(json!({"file": file, "tensor": tensor})).context("--directions")

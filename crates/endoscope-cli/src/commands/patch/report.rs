@@ -68,6 +68,7 @@ pub fn heat_map(heading: &str, scores: &Scores, tables: &[(String, Table)], capt
 
 /// The page of a sweep.
 pub fn report(model: &Model, scores: &Scores, positions: &[String], resampling: &Resampling) -> Result<Report> {
+pub fn report(model: &Model, donor: Option<&Model>, scores: &Scores, positions: &[String]) -> Result<Report> {
     let Sweep { site, metric, direction, change, .. } = &scores.sweep;
     let (from, into, patched, other) = match direction {
         Direction::Denoise => {
@@ -78,7 +79,10 @@ pub fn report(model: &Model, scores: &Scores, positions: &[String], resampling: 
         }
     };
     let done = match change {
-        SweepChange::Patch => format!("Activations of {site} from the {from} run were put into the {into} run"),
+        SweepChange::Patch => {
+            let whose = donor.map_or(String::new(), |donor| format!(" of {}", donor.directory.display()));
+            format!("Activations of {site} from the {from} run{whose} were put into the {into} run")
+        }
         other => format!(
             "{site} was changed ({}) in the {into} run",
             serde_json::to_value(other)?.to_string().trim_matches('"')
