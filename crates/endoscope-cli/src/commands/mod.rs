@@ -4,6 +4,7 @@ mod bench;
 mod capture;
 mod demo;
 mod generate;
+mod heads;
 mod inspect;
 mod patch;
 mod probe;
@@ -26,6 +27,8 @@ pub enum Command {
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
     Patch(patch::Patch),
+    /// Where every head looks, and what it takes from there.
+    Heads(heads::Heads),
     /// What can be read from each layer along a direction: linear probes with their controls.
     Probe(probe::ProbeVerb),
     /// A recipe to a model, with checkpoints.
@@ -45,6 +48,7 @@ impl Command {
             Self::Capture(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
+            Self::Heads(verb) => verb.run(output),
             Self::Probe(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
