@@ -6,6 +6,7 @@ mod demo;
 mod generate;
 mod heads;
 mod inspect;
+mod knockout;
 mod patch;
 mod probe;
 mod train;
@@ -29,6 +30,8 @@ pub enum Command {
     Patch(patch::Patch),
     /// Where every head looks, and what it takes from there.
     Heads(heads::Heads),
+    /// Which layers bring what a prompt says at some positions to others: attention edges cut around each layer.
+    Knockout(knockout::KnockoutVerb),
     /// What can be read from each layer along a direction: linear probes with their controls.
     Probe(probe::ProbeVerb),
     /// A recipe to a model, with checkpoints.
@@ -49,6 +52,7 @@ impl Command {
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
             Self::Heads(verb) => verb.run(output),
+            Self::Knockout(verb) => verb.run(output),
             Self::Probe(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
