@@ -1,5 +1,5 @@
-"""Makes tests/goldens/probes.json: scikit-learn's logistic and ridge regression on random
-features of very different scales.
+"""Makes tests/goldens/probes.json: scikit-learn's logistic and ridge regression on
+random features of very different scales.
 
 Usage: python tools/goldens/probe_goldens.py
 """

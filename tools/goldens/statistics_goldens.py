@@ -50,7 +50,7 @@ def bootstraps(generator: np.random.Generator) -> list[dict[str, Any]]:
 
 
 class Resamples:
-    """What scipy takes for the result of an earlier bootstrap: these resampled means."""
+    """These resampled means, as scipy takes the result of an earlier bootstrap."""
 
     def __init__(self, means: Numbers) -> None:
         self.bootstrap_distribution = means

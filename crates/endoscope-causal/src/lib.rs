@@ -1,5 +1,5 @@
-//! Which parts of a network matter: prompt pairs, metrics, activation-patching sweeps and their planner, head
-//! detectors.
+//! Which parts of a network matter: prompt pairs, metrics, activation-patching sweeps and their planner, attention knockout,
+//! where heads look, linear probes, and the statistics that say how sure all of it is.
 //!
 //! For whoever asks a network "which part does this?". Everything here sees only [`endoscope_net`]: it works on every
 //! network that implements [`endoscope_net::Resume`].

@@ -99,5 +99,6 @@ fn what_cannot_be_cut_is_refused() {
     refuse(&["--from", "0", "--to", "0"], &["sees nothing but what is cut"]);
     refuse(&["--from", "3", "--window", "0"], &["at least one layer"]);
     refuse(&["--from", "3", "--window", "2", "--each-head"], &["the window is 1"]);
+    refuse(&["--from", "3", "--memory", "1KiB"], &["bytes of memory are too little"]);
     refuse(&["--from", "3", "--metric", "loss2"], &["the metrics are"]);
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use endoscope_causal::{Cut, Knockout, KnockoutHeads, Metric, Pairs, Planner, Progress, WrittenPair, knockout};
+use endoscope_causal::{Cut, Knockout, KnockoutHeads, Memory, Metric, Pairs, Planner, Progress, WrittenPair, knockout};
 use endoscope_models::{Model, NamedPositions, PromptTokens};
 use endoscope_report::{HashedFile, RunDirectory, Started};
 use serde_json::json;
@@ -15,8 +15,8 @@ use serde_json::json;
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
 use crate::intervals::IntervalArguments;
 use crate::output::Output;
-use crate::progress;
 use crate::provenance::{next_free, provenance};
+use crate::{memory, progress};
 
 #[derive(Debug, Args)]
 pub struct KnockoutVerb {
@@ -40,6 +40,9 @@ pub struct KnockoutVerb {
     /// What is measured at the last position: logit_diff, probability, kl, loss, rank, accuracy.
     #[arg(long, default_value = "probability", value_parser = metric)]
     metric: Metric,
+    /// The most memory that this process may take, such as 4GiB [default: 1GiB for each batch of cells].
+    #[arg(long, value_name = "SIZE", value_parser = memory::size)]
+    memory: Option<u64>,
     #[command(flatten)]
     intervals: IntervalArguments,
     #[command(flatten)]
@@ -77,7 +80,12 @@ impl KnockoutVerb {
             bar.set_position(progress.done as u64);
             ControlFlow::Continue(())
         };
-        let scores = knockout(&model.decoder, &asked, &cuts, Planner::default(), watch);
+        let ask = |least| memory::left(self.memory.unwrap_or(u64::MAX), least);
+        let planner = match self.memory {
+            None => Planner::default(),
+            Some(_) => Planner::Planned(Memory::Ask(&ask)),
+        };
+        let scores = knockout(&model.decoder, &asked, &cuts, planner, watch);
         bar.finish_and_clear();
         let report = report::report(&model, &scores?, &self.from, &self.to, &self.intervals.resampling())?;
         let mut provenance = provenance(&started, &model, &[])?;

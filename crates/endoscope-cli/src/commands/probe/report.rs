@@ -22,7 +22,8 @@ fn main_score(labels: &Labels) -> (&'static str, Of) {
 pub fn report(model: &Model, asked: &ProbeSites, data: &Data, probed: &[Probed], confidence: f64) -> Result<Report> {
     let (name, of) = main_score(&data.labels);
     let estimate = |scores: &ProbeScores| of(scores).map(|interval| interval.estimate);
-    let scored = probed.iter().filter(|probed| estimate(&probed.scores).is_some());
+    // Of equal ones the first.
+    let scored = probed.iter().rev().filter(|probed| estimate(&probed.scores).is_some());
     let best = scored
         .max_by(|a, b| estimate(&a.scores).unwrap_or(f64::NAN).total_cmp(&estimate(&b.scores).unwrap_or(f64::NAN)))
         .with_context(|| format!("no probe has a score: there is no {name} of these examples"))?;
