@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import graph_scores
+import lens
 import metrics
 import torch
 import weight_circuits
@@ -51,6 +53,7 @@ GENERATIONS = {  # prompt, new tokens; gpt2-odd has 40 positions in all
     "gpt2-odd": ([9, 26, 29], 37),
     "llama-grouped": ([28, 15, 13], 40),
 }
+LENS_PROMPTS = [[5, 0, 17, 17, 30, 8], [9, 26, 29]]
 SMALLEST_LEAD = 1e-2  # of the best logit, so that rounding cannot change a choice
 
 CLOSE = {"atol": 5e-5, "rtol": 1e-5}  # two ways to attend, which round differently
@@ -290,6 +293,42 @@ def make_weights() -> None:
     write_json(MODELS / "weights.json", {"source": source(), "models": models})
 
 
+def make_graph() -> None:
+    """Edges, circuits and direct attribution by TransformerLens and torch."""
+    document: dict[str, Any] = {"source": source()}
+    document |= graph_scores.scores(hooked_gpt2(load(MODELS / "gpt2-odd")))
+    stories = hooked_llama(load(STORIES))
+    document["stories260k_direct"] = [
+        graph_scores.direct(stories, torch.tensor([clean])) for clean, _ in graph_scores.PAIRS
+    ]
+    write_json(CAUSAL / "graph.json", document)
+def make_lens() -> None:
+    """What each layer would say by TransformerLens; gradients of lenses by torch."""
+    stories = json.loads((STORIES / "golden.json").read_text())["greedy_ids"][:9]
+    for name, hooked, ids in (
+        ("stories260k", hooked_llama(load(STORIES)), stories),
+        ("gpt2-odd", hooked_gpt2(load(MODELS / "gpt2-odd")), LENS_PROMPTS[0]),
+    ):
+        tokens = torch.tensor([ids])
+        write_tensors(
+            CAUSAL / "lens" / f"{name}.safetensors",
+            tokens,
+            lens.reading(hooked, tokens),
+        )
+    hooked = hooked_gpt2(load(MODELS / "gpt2-odd"))
+    prompts = [torch.tensor([ids]) for ids in LENS_PROMPTS]
+    write_tensors(
+        CAUSAL / "lens" / "gpt2-odd-translator.safetensors",
+        prompts[0],
+        lens.translator_gradient(hooked, prompts[0], "blocks.0.hook_resid_post"),
+    )
+    write_tensors(
+        CAUSAL / "lens" / "gpt2-odd-jacobians.safetensors",
+        prompts[0],
+        lens.jacobians(hooked, prompts),
+    )
+
+
 PARTS = {
     "models": make_models,
     "families": make_families,
@@ -298,6 +337,8 @@ PARTS = {
     "generation": make_generation,
     "patching": make_patching,
     "metrics": make_metrics,
+    "graph": make_graph,
+    "lens": make_lens,
     "weights": make_weights,
 }
 

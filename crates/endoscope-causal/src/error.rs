@@ -41,6 +41,12 @@ pub enum Error {
     /// A sweep that makes no sense.
     #[error("the sweep is not possible: {0}")]
     Sweep(String),
+    /// A node, an edge or a circuit that is not one of this network.
+    #[error("the circuit is not possible: {0}")]
+    Circuit(String),
+    /// A lens that cannot be made or used.
+    #[error("the lens cannot be used: {0}")]
+    Lens(String),
     /// The memory promised is not enough for a single point.
     #[error(
         "{promised} bytes of memory are too little: {held} are held or kept free before the first point, and a point needs {least}; give at least {}",

@@ -1,5 +1,5 @@
 //! Which parts of a network matter: prompt pairs, metrics, activation-patching sweeps and their planner, attention knockout,
-//! where heads look, linear probes, and the statistics that say how sure all of it is.
+//! where heads look, lenses, linear probes, and the statistics that say how sure all of it is.
 //!
 //! For whoever asks a network "which part does this?". Everything here sees only [`endoscope_net`]: it works on every
 //! network that implements [`endoscope_net::Resume`].
@@ -16,15 +16,25 @@
 //! ```
 //!
 //! A sweep is data ([`Sweep`]); its points become plans, the planner puts them into batches, and the network runs those.
-//! Not here: any model, any file but prompt files, any rendering.
+//! Not here: any model, any file but prompt files and lenses, any rendering.
 
 #![forbid(unsafe_code)]
 
 mod accuracy;
 mod change;
+mod circuit;
+mod circuit_file;
+mod circuit_measures;
+mod circuit_run;
+mod circuit_search;
+mod direct;
+mod edges;
 mod error;
+mod estimate;
+mod graph;
 mod heads;
 mod knockout;
+pub mod lens;
 mod looks;
 mod metric;
 mod pairs;
@@ -38,10 +48,20 @@ mod run;
 mod scores;
 pub mod statistics;
 mod sweep;
+mod writes;
 
 pub use accuracy::{Accuracy, accuracy};
 pub use change::SweepChange;
+pub use circuit::{Choice, Circuit};
+pub use circuit_file::{from_json as circuit_from_json, to_json as circuit_to_json};
+pub use circuit_measures::{Curve, CurvePoint, Measures, SHARES, curve, measure, random_faithfulness, random_scores};
+pub use circuit_run::{Ablation, CircuitRuns};
+pub use circuit_search::{Found, acdc};
+pub use direct::{Component, DirectScores, direct};
+pub use edges::{EdgeMethod, EdgeScores, EdgeSweep, edge_scores};
 pub use error::{Error, Result};
+pub use estimate::{Estimate, estimate};
+pub use graph::{Edge, Graph, Node, Part, Reader};
 pub use heads::{HeadScore, head_scores};
 pub use knockout::{Cut, Knockout, KnockoutHeads, KnockoutPrompt, KnockoutScores, knockout};
 pub use looks::{AllLooks, HeadLooks, Looks, head_looks, repeated_tokens};

@@ -68,6 +68,14 @@ impl Metric {
         }
     }
 
+    /// How much worse than `from` the value `to` is: towards less of the behaviour, or further from the clean run.
+    pub fn damage(self, from: f64, to: f64) -> f64 {
+        match self {
+            Self::LogitDiff | Self::Probability | Self::Accuracy => from - to,
+            Self::Kl | Self::Loss | Self::Rank => to - from,
+        }
+    }
+
     /// The answers that it needs.
     pub fn needs(self) -> Answers {
         match self {
@@ -134,10 +142,6 @@ impl Metric {
                 Ok(if self == Self::Rank { larger as f64 } else { f64::from(u8::from(larger == 0)) })
             }
             Self::Kl => {
-                let log_softmax = |logits: &[f32]| {
-                    let total = log_sum_exp(logits.iter().map(|&l| f64::from(l)));
-                    logits.iter().map(move |&logit| f64::from(logit) - total).collect::<Vec<_>>()
-                };
                 let pairs = log_softmax(&target.clean).into_iter().zip(log_softmax(logits));
                 Ok(pairs.map(|(p, q)| p.exp() * (p - q)).sum())
             }
@@ -166,6 +170,12 @@ impl Metric {
             }
         }
     }
+}
+
+/// The logarithms of the probabilities, in f64.
+pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let total = log_sum_exp(logits.iter().map(|&logit| f64::from(logit)));
+    logits.iter().map(|&logit| f64::from(logit) - total).collect()
 }
 
 fn log_sum_exp(numbers: impl IntoIterator<Item = f64> + Clone) -> f64 {

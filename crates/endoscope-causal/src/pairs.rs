@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use candle_core::Tensor;
 use endoscope_net::{Base, Captured, Edit, Index, Inputs, Plan, Resume, Run, Work};
 
 use crate::error::{Error, Result};
@@ -141,6 +142,11 @@ impl PairRuns {
     /// The metric of a run that read every logit of the last position.
     pub fn value(&self, run: &Run) -> Result<f64> {
         self.metric.value(&last_logits(run)?, &self.target)
+    }
+
+    /// The same of logits `[v]` that have a gradient.
+    pub fn differentiable(&self, logits: &Tensor) -> Result<Tensor> {
+        self.metric.differentiable(logits, &self.target)
     }
 
     /// `plan` reading of the last position only what the metric needs; its value is [`Self::value_of_read`].

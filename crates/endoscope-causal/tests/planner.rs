@@ -46,7 +46,7 @@ fn array(shape: &[usize]) -> Value {
     Tensor::from_vec(data, shape, &Device::Cpu).unwrap().into()
 }
 
-const SITES: [&str; 22] = [
+const SITES: [&str; 26] = [
     "hook_embed",
     "resid_pre",
     "resid_mid",
@@ -65,6 +65,10 @@ const SITES: [&str; 22] = [
     "ln2.normalized",
     "attn_in",
     "mlp_in",
+    "q_input",
+    "k_input",
+    "v_input",
+    "mlp_input",
     "result",
     "resid_pre.1",
     "z.{0,2}",

@@ -8,6 +8,7 @@ mod input;
 mod intervals;
 mod memory;
 mod output;
+mod pair_arguments;
 mod progress;
 mod provenance;
 mod threads;

@@ -47,7 +47,7 @@ fn the_text_says_it_to_people() {
       vocabulary  41, tied unembedding
       tokenizer   none: give token ids (--tokens)
 
-    2 of 71 sites:
+    2 of 83 sites:
       blocks.1.attn.hook_pattern           [batch, head=5, query, key]
       blocks.1.attn.hook_z                 [batch, position, head=5, dim=4]
     ");

@@ -71,11 +71,12 @@ struct Start {
 }
 
 impl Start {
-    /// Starts from a whole layer at all positions instead.
-    fn restart(&mut self, layer: usize) {
-        (self.place, self.first) = (Place::start(layer), 0);
+    /// Starts at all positions instead, no later than `place`; where a sum was known, from the layer that makes it.
+    fn restart(&mut self, place: Place) {
+        self.place = self.place.min(place);
+        self.first = 0;
         if let Rows::Plus(_) = self.rows {
-            self.rows = Rows::Base;
+            (self.place, self.rows) = (Place::start(self.place.layer), Rows::Base);
         }
     }
 }
@@ -94,12 +95,12 @@ enum Rows {
 enum Task {
     /// The base run's outputs are the branch's, or it reads none.
     Nothing { reads: bool },
-    /// A run on its own: gradients and captures of embeddings.
+    /// A run on its own: gradients, unless they end at the last residual stream, and captures of embeddings.
     Whole,
     Branch {
         start: Start,
-        /// The last layer that matters, where no output is read.
-        stop: Option<usize>,
+        /// The end of what matters, where no output is read: the middle or the end of a layer.
+        stop: Option<Place>,
     },
 }
 
@@ -153,7 +154,7 @@ impl Resume for Decoder {
         let ready = self.ready(state, plans)?;
         in_pool(|| {
             let mut runs: Vec<Option<Run>> = plans.iter().map(|_| None).collect();
-            let mut starts: Vec<(usize, Start, Option<usize>)> = Vec::new();
+            let mut starts: Vec<(usize, Start, Option<Place>)> = Vec::new();
             for (at, ready) in ready.iter().enumerate() {
                 match self.task(base, state, ready)? {
                     Task::Nothing { reads } => {
@@ -208,10 +209,13 @@ impl Decoder {
         let tokens = tokens_of(&base.inputs)?;
         let frame = Frame::whole(1, tokens.length());
         let sites = self.sites();
-        if ready.all.needs_graph() {
+        let captured = ready.all.captured_sites();
+        // A value that is trained at the last residual stream needs no gradient before it; anywhere else a run on its own.
+        let last_stream = self.sites.layers[self.spec.layers - 1].resid_post;
+        let at_the_end = ready.own.edited_sites() == [last_stream] && captured.is_empty();
+        if ready.all.needs_graph() && !at_the_end {
             return Ok(Task::Whole);
         }
-        let captured = ready.all.captured_sites();
         let embeddings = |id: &SiteId| id.0 < self.sites.layers[0].resid_pre.0;
         if captured.iter().any(embeddings) {
             return Ok(Task::Whole);
@@ -224,12 +228,13 @@ impl Decoder {
         }
         let mut start = self.first_effect(base, ready, frame)?;
         if let Some(start) = start.as_mut().filter(|start| start.first > 0 && ready.all.mixes_positions()) {
-            start.restart(start.place.layer);
+            start.restart(Place::start(start.place.layer));
         }
-        // What is captured in a layer is computed anew, at every position.
-        if let Some(layer) = captured.iter().filter_map(|&id| sites.get(id).layer).min() {
-            let start = start.get_or_insert(Start { place: Place::start(layer), first: 0, rows: Rows::Base });
-            start.restart(layer.min(start.place.layer));
+        // What is captured in half a layer is computed anew, at every position.
+        let halves: Vec<(Place, Place)> = captured.iter().filter_map(|&id| self.half_of(id)).collect();
+        if let Some(&(place, _)) = halves.first() {
+            let start = start.get_or_insert(Start { place, first: 0, rows: Rows::Base });
+            start.restart(place);
         }
         let after = Place::start(self.spec.layers);
         let mut start = match start {
@@ -252,9 +257,20 @@ impl Decoder {
         }
         let stop = match reads || late {
             true => None,
-            false => captured.iter().filter_map(|&id| sites.get(id).layer).max(),
+            false => halves.last().map(|&(_, end)| end),
         };
         Ok(Task::Branch { start, stop })
+    }
+
+    /// Where the half of a layer that a site lies in begins and ends.
+    fn half_of(&self, id: SiteId) -> Option<(Place, Place)> {
+        let layer = self.sites().get(id).layer?;
+        let (start, middle, end) = (Place::start(layer), Place::middle(layer), Place::end(layer));
+        Some(match self.spec.order {
+            Order::Sequential if id.0 <= self.sites.layers[layer].resid_mid.0 => (start, middle),
+            Order::Sequential => (middle, end),
+            Order::Parallel | Order::ParallelSharedNorm => (start, end),
+        })
     }
 
     /// The first site that a plan changes, as a place to start from, at the first position that any of its sites
@@ -369,12 +385,12 @@ impl Decoder {
             None => rows,
         };
         let mut work = Work::default();
-        let layers = stop.map_or(spec.layers, |stop| stop + 1);
+        let layers = stop.map_or(spec.layers, |stop| stop.layer + 1);
         for layer in 0..layers {
             if start.place <= Place::start(layer) {
                 work.attention += rows;
             }
-            if start.place <= Place::middle(layer) {
+            if start.place <= Place::middle(layer) && stop != Some(Place::middle(layer)) {
                 work.mlp += if layer == last { narrowed } else { rows };
             }
         }
@@ -392,11 +408,18 @@ impl Decoder {
             ready.all.wants(sites.attn_scores) || ready.all.wants(sites.pattern)
         });
         let matrices = if opened { 3 * spec.heads as u64 * rows * length as u64 } else { 0 };
+        // Each head's own copy of the stream, through its norm.
+        let copies: usize = (0..spec.layers)
+            .flat_map(|layer| self.sites.layers[layer].inputs())
+            .filter(|&id| ready.all.wants(id))
+            .map(|id| 4 * self.sites().get(id).fixed_size())
+            .max()
+            .unwrap_or(0);
         let captured: u64 =
-            2 * ready.all.captured_sites().len() as u64 * rows * spec.d_model.max(spec.widest_mlp()) as u64;
+            ready.all.captured_sites().into_iter().map(|id| 2 * rows * self.sites().get(id).fixed_size() as u64).sum();
         let delta = if matches!(start.rows, Rows::Plus(_)) { rows * spec.d_model as u64 } else { 0 };
         let logits = 2 * reads * (columns + spec.d_model as u64);
-        Ok(Cost { work, bytes: 4 * (rows * row + own + matrices + captured + delta + logits) })
+        Ok(Cost { work, bytes: 4 * (rows * (row + copies as u64) + own + matrices + captured + delta + logits) })
     }
 
     /// Runs branches that stop at the same layer.
@@ -405,11 +428,11 @@ impl Decoder {
         base: &Base,
         state: &State,
         ready: &'p [Ready],
-        group: &[(usize, Start, Option<usize>)],
+        group: &[(usize, Start, Option<Place>)],
     ) -> Result<Vec<(usize, Run)>> {
         let tokens = tokens_of(&base.inputs)?;
         let stop = group.first().and_then(|(_, _, stop)| *stop);
-        let layers = stop.map_or(self.spec.layers, |stop| stop + 1);
+        let layers = stop.map_or(self.spec.layers, |stop| stop.layer + 1);
         let empty = Tensor::zeros((0, self.spec.d_model), DType::F32, state.starts[0].device())?;
         let mut pass = Pass::new(self, Taps::default(), empty, Memory::Base(&state.keys_values));
         let mut order = Vec::with_capacity(group.len());
@@ -429,6 +452,9 @@ impl Decoder {
             pass.attend(layer)?;
             join(&mut pass, Place::middle(layer), &state.middles[layer])?;
             pass.reach_middle(layer)?;
+            if stop == Some(Place::middle(layer)) {
+                break;
+            }
             pass.transform(layer)?;
             join(&mut pass, Place::end(layer), &state.ends[layer])?;
             pass.reach_end(layer)?;

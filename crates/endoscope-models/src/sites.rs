@@ -26,6 +26,9 @@ pub(crate) struct NormSites {
 #[derive(Debug, Clone)]
 pub(crate) struct LayerSites {
     pub resid_pre: SiteId,
+    pub q_input: SiteId,
+    pub k_input: SiteId,
+    pub v_input: SiteId,
     pub ln1: NormSites,
     pub attn_in: SiteId,
     pub q: SiteId,
@@ -41,6 +44,7 @@ pub(crate) struct LayerSites {
     pub ln1_post: NormSites,
     pub attn_out: SiteId,
     pub resid_mid: SiteId,
+    pub mlp_input: SiteId,
     pub ln2: NormSites,
     pub mlp_in: SiteId,
     pub pre: SiteId,
@@ -125,6 +129,7 @@ impl LayerSites {
         let heads = [position, Axis::head(spec.heads), Axis::dim(spec.d_head)];
         let kv_heads = [position, Axis::head(spec.kv_heads), Axis::dim(spec.d_head)];
         let results = [position, Axis::head(spec.heads), Axis::dim(spec.d_model)];
+        let kv_inputs = [position, Axis::head(spec.kv_heads), Axis::dim(spec.d_model)];
         let matrix = [Axis::head(spec.heads), Axis::query(), Axis::key()];
         let neurons = [position, Axis::dim(spec.d_mlp)];
         let mut of_layer = OfLayer { declare, layer };
@@ -138,6 +143,9 @@ impl LayerSites {
         // Fields are evaluated in the order they are written: that of the mathematics.
         Self {
             resid_pre: of_layer.site(true, "hook_resid_pre", Role::Residual, &stream),
+            q_input: of_layer.site(true, "hook_q_input", Role::Residual, &results),
+            k_input: of_layer.site(true, "hook_k_input", Role::Residual, &kv_inputs),
+            v_input: of_layer.site(true, "hook_v_input", Role::Residual, &kv_inputs),
             ln1: of_layer.norm(before, "ln1", spec.d_model),
             attn_in: of_layer.site(true, "hook_attn_in", Role::Norm, &stream),
             q: of_layer.site(true, "attn.hook_q", Role::Attention, &heads),
@@ -153,6 +161,7 @@ impl LayerSites {
             ln1_post: of_layer.norm(after, "ln1_post", spec.d_model),
             attn_out: of_layer.site(true, "hook_attn_out", Role::Write, &stream),
             resid_mid: of_layer.site(spec.order == Order::Sequential, "hook_resid_mid", Role::Residual, &stream),
+            mlp_input: of_layer.site(true, "hook_mlp_input", Role::Residual, &stream),
             ln2: of_layer.norm(before && spec.order != Order::ParallelSharedNorm, "ln2", spec.d_model),
             mlp_in: of_layer.site(true, "hook_mlp_in", Role::Norm, &stream),
             pre: of_layer.site(dense, "mlp.hook_pre", Role::Mlp, &neurons),

@@ -82,3 +82,37 @@ fn a_selected_gradient_is_the_part_of_the_whole() {
     let part = gradient(Capture::new("z.1").at(AxisName::Head, Index::At(2)));
     assert!(difference(&part, &gradient(Capture::new("z.1")).narrow(2, 2, 1).unwrap()) < 1e-6);
 }
+
+#[test]
+fn a_value_trained_at_the_last_stream_costs_the_unembedding_only_and_has_the_gradient_of_a_whole_run() {
+    use candle_core::{Device, Tensor, Var};
+    use endoscope_net::{Change, Edit, Resume};
+    for name in ["gpt2-odd", "llama-grouped", "gemma2-odd"] {
+        let model = Model::open(goldens().join(name)).unwrap();
+        let inputs = Inputs::tokens(vec![vec![1, 5, 3, 2]]).unwrap();
+        let site = format!("blocks.{}.hook_resid_post", model.spec().layers - 1);
+        let keeping = Plan::default().capture(Capture::new(&site));
+        let base = model.decoder.base(&inputs, &keeping).unwrap();
+        // The second value is the base run's own: nothing changes, and still the gradient must be there.
+        let own = base.run.captured.get(&site).unwrap().narrow(1, 0, 2).unwrap().squeeze(0).unwrap().detach();
+        let other = Tensor::arange(0f32, own.elem_count() as f32, &Device::Cpu).unwrap().sin().unwrap();
+        for value in [other.reshape(own.shape()).unwrap(), own] {
+            let var = Var::from_tensor(&value).unwrap();
+            let positions = Index::Range { start: 0, end: Some(2) };
+            let change = Change::Set { value: var.as_tensor().clone().into() };
+            let edit = Edit::new(&site, change).at(AxisName::Position, positions.clone());
+            let plan = Plan::default().edit(edit).outputs_at(positions);
+            let gradient = |run: &endoscope_net::Run| {
+                let gradients = run.outputs.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+                gradients.get(&var).unwrap().clone()
+            };
+            let branch = model.decoder.branches(&base, std::slice::from_ref(&plan)).unwrap().remove(0);
+            assert_eq!((branch.work.attention, branch.work.mlp, branch.work.unembedding), (0, 0, 2), "{name}");
+            let whole = model.decoder.run(&inputs, &plan).unwrap();
+            assert!(difference(&branch.outputs, &whole.outputs) < 1e-5, "{name}");
+            let (found, expected) = (gradient(&branch), gradient(&whole));
+            let size = expected.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(size > 0. && difference(&found, &expected) < 1e-5 * size.max(1.), "{name}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use common::*;
 use endoscope_models::decoder::capture_everything;
 use endoscope_models::{Family, Model};
-use endoscope_net::{AxisName, Capture, Change, Edit, Index, Inputs, Network, Plan};
+use endoscope_net::{AxisName, Capture, Captured, Change, Edit, Index, Inputs, Network, Plan};
 
 /// The largest difference over all sites and where it is, or what does not fit.
 fn compare(model: &Model, golden_path: &std::path::Path) -> Result<(f32, String), String> {
@@ -18,8 +18,8 @@ fn compare(model: &Model, golden_path: &std::path::Path) -> Result<(f32, String)
     let run = model.decoder.run(&inputs, &capture_everything()).map_err(|error| error.to_string())?;
     let ours: std::collections::BTreeSet<&str> = run.captured.iter().map(|(name, _)| name).collect();
     let mut missing: Vec<&str> = ours.iter().copied().filter(|name| !golden.contains_key(*name)).collect();
-    // The longest goldens keep hook_result of layer 0 only, to stay small.
-    missing.retain(|name| !name.ends_with("hook_result"));
+    // The longest goldens keep hook_result of layer 0 only, to stay small; what heads and MLP read are copies.
+    missing.retain(|name| !name.ends_with("hook_result") && !name.ends_with("_input"));
     if !missing.is_empty() {
         return Err(format!("there is no golden for {missing:?}"));
     }
@@ -42,10 +42,27 @@ fn compare(model: &Model, golden_path: &std::path::Path) -> Result<(f32, String)
             worst = (difference, name.clone());
         }
     }
+    wrong.extend(copies(&run.captured, &golden));
     match wrong.is_empty() {
         true => Ok(worst),
         false => Err(wrong.join("; ")),
     }
+}
+
+/// What heads and MLPs read must be the golden's stream, for each head.
+fn copies(captured: &Captured, golden: &std::collections::HashMap<String, Tensor>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (name, found) in captured.iter().filter(|(name, _)| name.ends_with("_input")) {
+        let (block, short) = name.rsplit_once('.').unwrap();
+        let middle = golden.get(&format!("{block}.hook_resid_mid")).filter(|_| short == "hook_mlp_input");
+        let Some(stream) = middle.or_else(|| golden.get(&format!("{block}.hook_resid_pre"))) else { continue };
+        let expected = if found.rank() == 4 { stream.unsqueeze(2).unwrap() } else { stream.clone() };
+        let difference = difference(found, &expected.broadcast_as(found.shape()).unwrap().contiguous().unwrap());
+        if difference > SITE_TOLERANCE || difference.is_nan() {
+            wrong.push(format!("{name} differs by {difference:e} from the stream"));
+        }
+    }
+    wrong
 }
 
 #[test]
@@ -95,13 +112,18 @@ fn an_empty_plan_and_a_reading_plan_change_no_bit() {
         assert_eq!(bits(&plain.outputs), bits(&read.outputs), "{name}");
         assert_eq!(bits(&plain.outputs), bits(read.captured.get("hook_logits").unwrap()), "{name}");
         assert!(plain.captured.is_empty());
-        // Edits that write back what is there.
-        let mut same = Plan::default();
-        for (site, activation) in read.captured.iter() {
-            same = same.edit(Edit::new(site, Change::Patch { source: activation.clone().into() }));
+        // Edits that write back what is there; those of copies of the stream by themselves, since they exclude edits of norms.
+        for copies in [false, true] {
+            let mut same = Plan::default();
+            for (site, activation) in read.captured.iter().filter(|(site, _)| site.ends_with("_input") == copies) {
+                same = same.edit(Edit::new(site, Change::Patch { source: activation.clone().into() }));
+            }
+            let patched = model.decoder.run(&inputs, &same).unwrap();
+            assert!(difference(&plain.outputs, &patched.outputs) < 1e-5, "{name}");
+            if copies {
+                assert_eq!(bits(&plain.outputs), bits(&patched.outputs), "{name}: a copy is not the stream");
+            }
         }
-        let patched = model.decoder.run(&inputs, &same).unwrap();
-        assert!(difference(&plain.outputs, &patched.outputs) < 1e-5, "{name}");
     }
 }
 
@@ -138,6 +160,40 @@ fn every_site_can_be_edited_and_only_what_comes_after_changes() {
             let expected = source.narrow(dimension, 3, 1).unwrap();
             assert!(difference(&ours.narrow(dimension, 3, 1).unwrap(), &expected) < 1e-6, "{name} {}", site.name);
         }
+    }
+}
+
+/// All heads' copies changed together are the stream changed for attention alone, and likewise for the MLP.
+#[test]
+fn a_change_of_all_copies_is_a_change_of_what_the_projections_read() {
+    for name in golden_models() {
+        let model = Model::open(&name).unwrap();
+        let name = name.file_name().unwrap().to_string_lossy().into_owned();
+        let inputs = Inputs::tokens(vec![vec![1, 5, 3, 2, 9, 4]]).unwrap();
+        let other = Inputs::tokens(vec![vec![7, 2, 3, 8, 9, 1]]).unwrap();
+        let donor = model.decoder.run(&other, &capture_everything()).unwrap().captured;
+        let patch = |site: &str| Edit::new(site, Change::Patch { source: donor.get(site).unwrap().clone().into() });
+        let run = |sites: &[&str]| {
+            let plan = sites.iter().fold(Plan::default(), |plan, site| plan.edit(patch(&format!("blocks.1.{site}"))));
+            model.decoder.run(&inputs, &plan).unwrap().outputs
+        };
+        let by_head = run(&["hook_q_input", "hook_k_input", "hook_v_input"]);
+        let together = run(&["attn.hook_q", "attn.hook_k", "attn.hook_v"]);
+        assert!(difference(&by_head, &together) < 1e-5, "{name}: {}", difference(&by_head, &together));
+        let (input, read) = (run(&["hook_mlp_input"]), run(&["hook_mlp_in"]));
+        assert!(difference(&input, &read) < 1e-5, "{name}: {}", difference(&input, &read));
+    }
+}
+
+#[test]
+fn an_edit_of_a_copy_and_one_of_its_norm_exclude_each_other() {
+    let model = Model::open(goldens().join("gpt2-odd")).unwrap();
+    let inputs = Inputs::tokens(vec![vec![1, 5, 3]]).unwrap();
+    for (copy, norm) in [("q_input.1", "ln1.scale.1"), ("v_input.0", "attn_in.0"), ("mlp_input.1", "ln2.normalized.1")]
+    {
+        let [copy, norm] = [copy, norm].map(|site| Edit::new(site, Change::Scale { factor: 1.5 }));
+        let error = model.decoder.run(&inputs, &Plan::default().edit(copy).edit(norm)).unwrap_err().to_string();
+        assert!(error.contains("a norm of its own"), "{error}");
     }
 }
 

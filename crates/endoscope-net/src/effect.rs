@@ -58,9 +58,11 @@ impl Prepared<'_> {
     /// What the edits of `id` do to a whole run in which nothing before it has changed, and its activation is `value`
     /// (if that is known).
     pub fn effect(&self, id: SiteId, value: Option<&Tensor>, frame: Frame) -> Result<Effect> {
-        let Some(value) = value else { return self.effect_unseen(id, frame) };
-        let site = self.sites.get(id);
         let Some(actions) = self.actions.get(&id) else { return Ok(Effect::None) };
+        // What is being trained is a change whatever its value is now, or its graph would be lost.
+        let trained = actions.edits.iter().any(|edit| edit.has_graph());
+        let Some(value) = value.filter(|_| !trained) else { return self.effect_unseen(id, frame) };
+        let site = self.sites.get(id);
         let edited = Tap::new(self, frame)?.edited(site, actions, value.clone())?;
         let axis = site.position_axis().and_then(|name| site.axis(name));
         match first_difference(value, &edited, axis)? {

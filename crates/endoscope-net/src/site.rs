@@ -139,6 +139,15 @@ impl Site {
         [AxisName::Position, AxisName::Query].into_iter().find(|&name| self.axis(name).is_some())
     }
 
+    /// How many numbers it has where each axis of the inputs is of length 1: those of one position of one row.
+    pub fn fixed_size(&self) -> usize {
+        let size = |axis: &Axis| match axis.size {
+            Size::Fixed(size) => size,
+            Size::Input => 1,
+        };
+        self.axes.iter().map(size).product()
+    }
+
     /// The axes as text: `batch, position, head=8, dim=8`.
     pub fn axes_text(&self) -> String {
         let axis = |axis: &Axis| match axis.size {

@@ -112,6 +112,24 @@ impl<'p> Taps<'p> {
             }
         }
     }
+
+    /// Hands over a site whose tensor is worth building only for those runs that want it: `make` builds the activation of the
+    /// rows that it is given. What comes back are the rows of the runs that may have changed theirs.
+    pub fn at_those(
+        &mut self,
+        id: SiteId,
+        make: impl Fn(Range<usize>) -> Result<Tensor>,
+    ) -> Result<Vec<(Range<usize>, Tensor)>> {
+        let mut changed = Vec::new();
+        for part in self.parts.iter_mut().filter(|part| part.tap.wants(id)) {
+            let rows = part.rows();
+            let mine = whole(&mut part.tap, id, make(rows.clone())?)?;
+            if part.tap.rewrites(id) {
+                changed.push((rows, mine));
+            }
+        }
+        Ok(changed)
+    }
 }
 
 /// All rows of one run.

@@ -42,6 +42,14 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// A name that is not among the constructed organisms.
+    #[error("there is no constructed organism `{name}`; there are: {known}")]
+    UnknownConstructed {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
     /// A directory that would be written over.
     #[error("{path} exists; choose another name, or remove it")]
     Exists {
@@ -56,9 +64,12 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
-    /// The tokenizer's files cannot be made.
-    #[error("the tokenizer cannot be written as JSON: {0}")]
-    Tokenizer(#[from] serde_json::Error),
+    /// A file that cannot be made.
+    #[error("a file cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The weights of a constructed organism cannot be made.
+    #[error(transparent)]
+    Model(#[from] endoscope_models::Error),
     /// Training failed, or the recipe is wrong.
     #[error(transparent)]
     Train(#[from] endoscope_train::Error),

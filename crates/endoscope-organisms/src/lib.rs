@@ -1,8 +1,9 @@
-//! Organisms: small models trained by us, with a mechanism that is known beforehand, and the tasks that make them.
+//! Organisms: small models of ours with a mechanism that is known beforehand, and the tasks that make them.
 //!
 //! For whoever tests a method of interpretability where the right answer is known, offline. [`organisms`] are shipped
 //! inside the binary and written as Hugging Face directories by [`write_organism`]; [`train`] makes one anew from its
-//! recipe; [`task`] gives fresh data with the exact answers.
+//! recipe; [`task`] gives fresh data with the exact answers. Those that [`constructed`] gives were not trained: their weights
+//! were written by hand, so that their circuits are known exactly.
 //!
 //! ```
 //! let directory = tempfile::tempdir()?;
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod constructed;
 mod error;
 mod registry;
 mod shipped;
@@ -24,8 +26,10 @@ mod task;
 pub mod tasks;
 mod tokenizer;
 
+pub use constructed::{Carries, Circuit, Constructed, constructed};
 pub use error::{Error, Result};
 pub use registry::{TASKS, task, train};
 pub use shipped::{Organism, induction_model_files, organisms, write_organism};
 pub use task::{BOS, SPECIAL, Task, UNKNOWN, words};
+pub use tasks::questions::{PromptPair, Question};
 pub use tokenizer::tokenizer_files;

@@ -8,18 +8,32 @@ use toml::Table;
 
 use crate::error::{Error, Result};
 use crate::task::Task;
+use crate::tasks::count_modulo_three::{self, CountModuloThree};
+use crate::tasks::questions::{Asked, Question};
 use crate::tasks::repeated_sequences::{self, RepeatedSequences};
+use crate::tasks::two_hop_lookup::{self, TwoHopLookup};
+use crate::tasks::what_followed::{self, WhatFollowed};
 use crate::tokenizer::tokenizer_files;
 
 /// The names of all tasks.
-pub const TASKS: &[&str] = &[repeated_sequences::NAME];
+pub const TASKS: &[&str] =
+    &[repeated_sequences::NAME, what_followed::NAME, count_modulo_three::NAME, two_hop_lookup::NAME];
 
 /// The task `name` with the other keys of `[task]`.
 pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
     match name {
         repeated_sequences::NAME => Ok(Box::new(RepeatedSequences::from_parameters(parameters)?)),
+        what_followed::NAME => asked(what_followed::NAME, parameters, WhatFollowed),
+        count_modulo_three::NAME => asked(count_modulo_three::NAME, parameters, CountModuloThree),
+        two_hop_lookup::NAME => asked(two_hop_lookup::NAME, parameters, TwoHopLookup),
         _ => Err(Error::UnknownTask { name: name.to_string(), known: TASKS.join(", ") }),
     }
+}
+
+fn asked(name: &'static str, parameters: &Table, question: impl Question + 'static) -> Result<Box<dyn Task>> {
+    let problems: Vec<String> =
+        parameters.keys().map(|key| format!("`task.{key}` is unknown; it has no keys")).collect();
+    if problems.is_empty() { Ok(Box::new(Asked(question))) } else { Err(Error::Parameters { task: name, problems }) }
 }
 
 /// Trains the model of `recipe` into `out`, with the task's tokenizer. See [`endoscope_train::train`].

@@ -1,19 +1,29 @@
 //! The organisms inside the binary.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
+use crate::constructed::constructed;
 use crate::error::{Error, Result};
 
-/// A shipped model.
+/// A small model of ours.
 #[derive(Debug, Clone, Copy)]
 pub struct Organism {
     /// Its name, which is that of its directory.
     pub name: &'static str,
     /// What it is known to do.
     pub about: &'static str,
-    /// Its files: name, contents.
-    pub files: &'static [(&'static str, &'static [u8])],
+    source: Source,
+}
+
+/// Where its files come from.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// Trained, and kept: name, contents.
+    Shipped(&'static [(&'static str, &'static [u8])]),
+    /// Computed when they are wanted.
+    Constructed,
 }
 
 macro_rules! shipped {
@@ -22,37 +32,62 @@ macro_rules! shipped {
     };
 }
 
+const INDUCTION_FILES: &[(&str, &[u8])] = shipped!("induction": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md");
+
 const INDUCTION: Organism = Organism {
     name: "induction",
     about: "two layers that repeat a sequence: a previous-token head in layer 0, an induction head in layer 1",
-    files: shipped!("induction": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    source: Source::Shipped(INDUCTION_FILES),
 };
 
-/// All shipped organisms.
-pub fn organisms() -> &'static [Organism] {
-    &[INDUCTION]
+/// All organisms: the trained ones inside the binary, and the constructed ones.
+pub fn organisms() -> Vec<Organism> {
+    let constructed =
+        crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
+    [INDUCTION].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.
 pub fn induction_model_files() -> &'static [(&'static str, &'static [u8])] {
-    INDUCTION.files
+    INDUCTION_FILES
+}
+
+impl Organism {
+    /// Whether its weights were written by hand, so that [`constructed`] knows its circuit.
+    pub fn is_constructed(&self) -> bool {
+        matches!(self.source, Source::Constructed)
+    }
+
+    /// Its files: name, contents. Weights of a constructed organism are computed now.
+    pub fn files(&self) -> Result<Vec<(String, Cow<'static, [u8]>)>> {
+        match self.source {
+            Source::Shipped(files) => {
+                Ok(files.iter().map(|&(name, contents)| (name.to_string(), Cow::Borrowed(contents))).collect())
+            }
+            Source::Constructed => {
+                let files = constructed(self.name)?.files;
+                Ok(files.into_iter().map(|(name, contents)| (name, Cow::Owned(contents))).collect())
+            }
+        }
+    }
 }
 
 /// Writes the organism `name` as a Hugging Face directory `directory`, which must not exist.
 pub fn write_organism(name: &str, directory: &Path) -> Result<()> {
     let known = || organisms().iter().map(|organism| organism.name).collect::<Vec<_>>().join(", ");
-    let organism = organisms().iter().find(|organism| organism.name == name);
+    let organism = organisms().into_iter().find(|organism| organism.name == name);
     let organism = organism.ok_or_else(|| Error::UnknownOrganism { name: name.to_string(), known: known() })?;
     if directory.symlink_metadata().is_ok() {
         return Err(Error::Exists { path: directory.to_path_buf() });
     }
+    let files = organism.files()?;
     let fail = |error: std::io::Error| Error::Write { path: directory.to_path_buf(), reason: error.to_string() };
     let mut partial = directory.file_name().unwrap_or_default().to_os_string();
     partial.push(format!(".partial-{}", std::process::id()));
     let partial = directory.with_file_name(partial);
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(&partial)?;
-        for (file, contents) in organism.files {
+        for (file, contents) in &files {
             fs::write(partial.join(file), contents)?;
         }
         fs::rename(&partial, directory)

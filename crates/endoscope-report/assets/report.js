@@ -6,7 +6,8 @@
  * @typedef {number | string} Label
  * @typedef {(List | number | null)[]} List
  * @typedef {List | number | null} Nested
- * @typedef {{ description: string, axes: Record<string, Label[]>, values: List }} Table
+ * @typedef {(Texts | string)[]} Texts
+ * @typedef {{ description: string, axes: Record<string, Label[]>, values: List, texts?: Texts }} Table
  * @typedef {{ kind: "diverging", limit: number | null } | { kind: "sequential", limits: [number, number] | null }} Scale
  * @typedef {{ kind: string, table: string, alternatives: string[], scale: Scale, caption: string, y_label: string }} Section
  * @typedef {{ sections: Section[], tables: Record<string, Table> }} PageReport
@@ -90,6 +91,12 @@ function valueAt(nested, at) {
   return typeof found === "number" ? found : null;
 }
 
+/** What a cell shows in the place of its number, if anything. @param {Table} table @param {number[]} at */
+function textAt(table, at) {
+  const found = at.reduce((/** @type {Texts | string | undefined} */ part, index) => (Array.isArray(part) ? part[index] : undefined), table.texts);
+  return typeof found === "string" ? visible(found) : null;
+}
+
 /** `position 3 “·upon”`, or `layer 3` where the labels are numbers. @param {Axis} axis @param {number} index */
 function place(axis, index) {
   const label = axis.labels[index];
@@ -144,7 +151,13 @@ function heatMap(figure, section, report) {
     const limits = limitsOf(scale, values);
     const format = shortFormat(values);
     grid.setAttribute("aria-label", `${name}: ${table().description}`);
-    cells.forEach((line, row) => line.forEach((cell, column) => paint(cell, valueAt(table().values, path(row, column)), scale, limits, format)));
+    cells.forEach((line, row) =>
+      line.forEach((cell, column) => {
+        paint(cell, valueAt(table().values, path(row, column)), scale, limits, format);
+        const text = textAt(table(), path(row, column));
+        if (text !== null) cell.replaceChildren(element("bdi", {}, text));
+      }),
+    );
     const [low, high] = limits.map(shortFormat(limits));
     const middle = scale.kind === "diverging" ? [element("span", {}, "0")] : [];
     const ends = element("span", { class: "ends" }, element("span", {}, low), ...middle, element("span", {}, high));
@@ -159,7 +172,9 @@ function heatMap(figure, section, report) {
     if (axes.length > 1) parts.push(place(rows, row));
     parts.push(place(columns, column));
     const value = element("strong", {}, exact(valueAt(table().values, path(row, column))));
-    readout.replaceChildren(element("bdi", {}, parts.join(", ")), element("span", {}, `${name}: `, value));
+    const text = textAt(table(), path(row, column));
+    const said = text === null ? [] : [element("strong", {}, element("bdi", {}, text)), " "];
+    readout.replaceChildren(element("bdi", {}, parts.join(", ")), element("span", {}, `${name}: `, ...said, value));
   }
 
   /** @param {number} row @param {number} column */

@@ -60,6 +60,20 @@ pub enum Error {
         place: String,
     },
 
+    /// Something else where a value of a table belongs.
+    #[error("`{place}` is not a number or null")]
+    NotANumber {
+        /// Where in the JSON, for example `values[2][0]`.
+        place: String,
+    },
+
+    /// Something else where the text of a table's cell belongs.
+    #[error("`{place}` is not a text")]
+    NotAText {
+        /// Where in the JSON, for example `texts[2][0]`.
+        place: String,
+    },
+
     /// A claim's control was left blank.
     #[error("the claim has no control; say what was measured where the effect must be absent")]
     NoControl,

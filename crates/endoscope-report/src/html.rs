@@ -4,9 +4,12 @@
 //! `assets/report.js` from the report's JSON, which the page carries; without a script their numbers are there as
 //! tables.
 
+mod graph;
 mod provenance;
 mod tables;
 mod text;
+
+pub use graph::svg;
 
 use crate::number::Digits;
 use crate::{Claim, Provenance, Report, Section, Table, Verdict};
@@ -67,6 +70,9 @@ fn render_section(report: &Report, index: usize, section: &Section) -> String {
                 format!("<details>\n<summary>Numbers</summary>\n{}</details>\n", tables::turned(found))
             });
             figure(Some(index), &numbers, caption)
+        }
+        Section::Graph { graph, caption, .. } => {
+            figure(None, &format!("<div class=\"scroll\">{}</div>\n", graph::svg(graph)), caption)
         }
         Section::Claims { .. } => {
             let claims: String = report.claims.iter().map(render_claim).collect();

@@ -12,6 +12,8 @@ pub(crate) struct Panel<'a> {
     pub columns: (&'a str, &'a [Label]),
     /// Row-major.
     pub values: &'a [Option<f64>],
+    /// What stands in the cells of a heat map instead, if anything.
+    pub texts: Option<&'a [String]>,
 }
 
 /// The panels of a table, in order.
@@ -34,7 +36,8 @@ pub(crate) fn panels(table: &Table) -> Vec<Panel<'_>> {
             }
             fixed.reverse();
             let values = table.values().get(index * size..(index + 1) * size).unwrap_or_default();
-            Panel { fixed, rows, columns, values }
+            let texts = table.texts().and_then(|texts| texts.get(index * size..(index + 1) * size));
+            Panel { fixed, rows, columns, values, texts }
         })
         .collect()
 }

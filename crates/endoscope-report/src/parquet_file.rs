@@ -22,7 +22,8 @@ const GROUP: usize = 1 << 20;
 ///
 /// - for an axis whose labels are all numbers: `AXIS` (int64);
 /// - for any other axis: `AXIS` (its label as text) and `AXIS_index` (int64, from 0), since labels may repeat;
-/// - `value` (double, null where missing).
+/// - `value` (double, null where missing);
+/// - `text` (the cell's text), where cells have texts.
 pub fn write_parquet(table: &Table, path: impl AsRef<Path>) -> Result<()> {
     let bytes = encode(table)?;
     write_atomically(path, |file| file.write_all(&bytes))
@@ -34,6 +35,7 @@ enum Column<'a> {
     Text { axis: usize, labels: &'a [Label] },
     Index { axis: usize },
     Value,
+    Cell { texts: &'a [String] },
 }
 
 /// The bytes of the file.
@@ -71,6 +73,7 @@ fn columns(table: &Table) -> Result<Vec<(String, Column<'_>)>> {
         }
     }
     columns.push(("value".to_owned(), Column::Value));
+    columns.extend(table.texts().map(|texts| ("text".to_owned(), Column::Cell { texts })));
     for (index, (name, _)) in columns.iter().enumerate() {
         if columns.iter().take(index).any(|(earlier, _)| earlier == name) {
             return Err(Error::RepeatedColumn { name: name.clone() });
@@ -82,10 +85,10 @@ fn columns(table: &Table) -> Result<Vec<(String, Column<'_>)>> {
 fn field(name: &str, column: &Column<'_>) -> Result<TypePtr, ParquetError> {
     let (physical, repetition) = match column {
         Column::Number { .. } | Column::Index { .. } => (Physical::INT64, Repetition::REQUIRED),
-        Column::Text { .. } => (Physical::BYTE_ARRAY, Repetition::REQUIRED),
+        Column::Text { .. } | Column::Cell { .. } => (Physical::BYTE_ARRAY, Repetition::REQUIRED),
         Column::Value => (Physical::DOUBLE, Repetition::OPTIONAL),
     };
-    let text = matches!(column, Column::Text { .. }).then_some(LogicalType::String);
+    let text = matches!(column, Column::Text { .. } | Column::Cell { .. }).then_some(LogicalType::String);
     let field = Type::primitive_type_builder(name, physical).with_repetition(repetition).with_logical_type(text);
     Ok(Arc::new(field.build()?))
 }
@@ -129,6 +132,11 @@ fn write_column<W: std::io::Write + Send>(
             let defined: Vec<i16> = values.iter().map(|value| i16::from(value.is_some())).collect();
             writer.typed::<DoubleType>().write_batch(&present, Some(&defined), None)?;
         }
+        Column::Cell { texts } => {
+            let cells = texts.iter().skip(first).take(values.len());
+            let cells: Vec<ByteArray> = cells.map(|text| text.as_str().into()).collect();
+            writer.typed::<ByteArrayType>().write_batch(&cells, None, None)?;
+        }
     }
     writer.close()
 }
@@ -139,6 +147,15 @@ mod tests {
 
     use super::*;
     use crate::labels;
+
+    #[test]
+    fn texts_are_a_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        let table = Table::new("p", [("layer", labels(0..2))], vec![0.5, 1.]).unwrap();
+        write_parquet(&table.with_texts(vec!["a".into(), "b".into()]).unwrap(), &path).unwrap();
+        assert!(rows(&path)[1].contains(r#"text: "b""#), "{:?}", rows(&path));
+    }
 
     /// Every row of the file, as text.
     fn rows(path: &Path) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::{Claim, ColourScale, Error, Result, Table, json};
+use crate::{Claim, ColourScale, Error, Graph, Result, Table, json};
 
 /// What a run found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +71,15 @@ pub enum Section {
         /// What the height means, with its unit.
         y_label: String,
     },
+    /// A graph in layers.
+    Graph {
+        /// The heading, if it needs one.
+        heading: Option<String>,
+        /// What is drawn.
+        graph: Graph,
+        /// What is to be seen.
+        caption: String,
+    },
     /// All claims of the report. Renderers add them at the end if no section says where.
     Claims {
         /// The heading, if it needs one.
@@ -86,6 +95,7 @@ impl Section {
             | Section::HeatMap { heading, .. }
             | Section::Table { heading, .. }
             | Section::Lines { heading, .. }
+            | Section::Graph { heading, .. }
             | Section::Claims { heading } => heading.as_deref(),
         }
     }
@@ -135,6 +145,9 @@ impl Report {
         };
         match section {
             Section::Text { .. } | Section::Claims { .. } => {}
+            Section::Graph { graph, .. } => {
+                problems.extend(graph.problems().into_iter().map(|problem| format!("{place}: {problem}")));
+            }
             Section::Table { table, .. } => {
                 find(table, problems);
             }

@@ -11,7 +11,7 @@ pub type Axes = IndexMap<String, Vec<Label>>;
 /// Numbers over one to four labelled axes; a number may be missing.
 ///
 /// In JSON: `{"description":…, "axes":{"layer":[0,1],"position":["<s>","Once"]}, "values":[[0.5,null],[1.0,2.0]]}`,
-/// axes in order and values nested in that order.
+/// axes in order and values nested in that order. Where cells have [texts](Table::with_texts), `"texts"` is nested likewise.
 ///
 /// The axes and values are read through [`axes`](Table::axes) and [`values`](Table::values), because they must fit
 /// each other: as many values as the axes' lengths multiply to, each finite or missing.
@@ -21,6 +21,7 @@ pub struct Table {
     pub description: String,
     axes: Axes,
     values: Vec<Option<f64>>,
+    texts: Option<Vec<String>>,
 }
 
 impl Table {
@@ -66,7 +67,22 @@ impl Table {
             return Err(Error::Count { found: values.len(), shape, needed });
         }
         let values = values.into_iter().map(|value| value.filter(|value| value.is_finite())).collect();
-        Ok(Table { description: description.into(), axes: checked, values })
+        Ok(Table { description: description.into(), axes: checked, values, texts: None })
+    }
+
+    /// What heat maps show in each cell in the place of its number, which still gives the colour: a token, say. In row-major
+    /// order, as many as there are values.
+    pub fn with_texts(mut self, texts: Vec<String>) -> Result<Table> {
+        if texts.len() != self.values.len() {
+            return Err(Error::Count { found: texts.len(), shape: self.shape(), needed: Some(self.values.len()) });
+        }
+        self.texts = Some(texts);
+        Ok(self)
+    }
+
+    /// The texts of the cells, if they have some.
+    pub fn texts(&self) -> Option<&[String]> {
+        self.texts.as_deref()
     }
 
     /// The axes, outermost first.
@@ -111,24 +127,27 @@ impl Serialize for Table {
         struct Json<'a> {
             description: &'a str,
             axes: &'a Axes,
-            values: Block<'a>,
+            values: Block<'a, Option<f64>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            texts: Option<Block<'a, String>>,
         }
         let shape = self.shape();
         let values = Block { shape: &shape, values: &self.values };
-        Json { description: &self.description, axes: &self.axes, values }.serialize(serializer)
+        let texts = self.texts.as_ref().map(|texts| Block { shape: &shape, values: texts });
+        Json { description: &self.description, axes: &self.axes, values, texts }.serialize(serializer)
     }
 }
 
 /// A part of the values, nested by `shape` when written.
-struct Block<'a> {
+struct Block<'a, T> {
     shape: &'a [usize],
-    values: &'a [Option<f64>],
+    values: &'a [T],
 }
 
-impl Serialize for Block<'_> {
+impl<T: Serialize> Serialize for Block<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Some((&length, inner)) = self.shape.split_first() else {
-            return self.values.first().copied().flatten().serialize(serializer);
+            return self.values.first().serialize(serializer);
         };
         let step: usize = inner.iter().product();
         let mut list = serializer.serialize_seq(Some(length))?;
@@ -148,11 +167,34 @@ impl<'de> Deserialize<'de> for Table {
             #[serde(deserialize_with = "distinct_axes")]
             axes: Vec<(String, Vec<Label>)>,
             values: Nested,
+            texts: Option<Nested>,
         }
         let json = Json::deserialize(deserializer)?;
         let mut values = Vec::new();
-        flatten(&json.values, &json.axes, "values".into(), &mut values).map_err(de::Error::custom)?;
-        Table::with_missing(json.description, json.axes, values).map_err(de::Error::custom)
+        flatten(&json.values, &json.axes, "values".into(), &mut |leaf, place| match leaf {
+            Nested::Number(number) => {
+                values.push(*number);
+                Ok(())
+            }
+            _ => Err(Error::NotANumber { place }),
+        })
+        .map_err(de::Error::custom)?;
+        let mut texts = Vec::new();
+        if let Some(nested) = &json.texts {
+            flatten(nested, &json.axes, "texts".into(), &mut |leaf, place| match leaf {
+                Nested::Text(text) => {
+                    texts.push(text.clone());
+                    Ok(())
+                }
+                _ => Err(Error::NotAText { place }),
+            })
+            .map_err(de::Error::custom)?;
+        }
+        let table = Table::with_missing(json.description, json.axes, values).map_err(de::Error::custom)?;
+        match json.texts {
+            Some(_) => table.with_texts(texts).map_err(de::Error::custom),
+            None => Ok(table),
+        }
     }
 }
 
@@ -175,9 +217,10 @@ fn distinct_axes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Stri
     deserializer.deserialize_map(Entries)
 }
 
-/// Values as JSON nests them.
+/// Values and texts as JSON nests them.
 enum Nested {
     Number(Option<f64>),
+    Text(String),
     List(Vec<Nested>),
 }
 
@@ -187,7 +230,7 @@ impl<'de> Deserialize<'de> for Nested {
         impl<'de> de::Visitor<'de> for Either {
             type Value = Nested;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number, null, or a list of them")
+                f.write_str("a number, null, a text, or a list of them")
             }
             fn visit_unit<E>(self) -> Result<Nested, E> {
                 Ok(Nested::Number(None))
@@ -201,6 +244,9 @@ impl<'de> Deserialize<'de> for Nested {
             fn visit_u64<E>(self, number: u64) -> Result<Nested, E> {
                 Ok(Nested::Number(Some(number as f64)))
             }
+            fn visit_str<E>(self, text: &str) -> Result<Nested, E> {
+                Ok(Nested::Text(text.to_owned()))
+            }
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Nested, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = list.next_element()? {
@@ -213,20 +259,25 @@ impl<'de> Deserialize<'de> for Nested {
     }
 }
 
-/// Appends the nested values in row-major order, checking each list against its axis.
-fn flatten(from: &Nested, axes: &[(String, Vec<Label>)], place: String, into: &mut Vec<Option<f64>>) -> Result<()> {
+/// Hands over the leaves in row-major order, each with its place, checking each list against its axis.
+fn flatten(
+    from: &Nested,
+    axes: &[(String, Vec<Label>)],
+    place: String,
+    leaf: &mut dyn FnMut(&Nested, String) -> Result<()>,
+) -> Result<()> {
     match (from, axes.split_first()) {
-        (Nested::Number(number), None) => into.push(*number),
         (Nested::List(_), None) => return Err(Error::TooDeep { place }),
+        (found, None) => leaf(found, place)?,
         (Nested::List(list), Some(((_, labels), inner))) if list.len() == labels.len() => {
             for (index, entry) in list.iter().enumerate() {
-                flatten(entry, inner, format!("{place}[{index}]"), into)?;
+                flatten(entry, inner, format!("{place}[{index}]"), leaf)?;
             }
         }
         (other, Some(((axis, labels), _))) => {
             let problem = match other {
-                Nested::Number(_) => "is a single value".into(),
                 Nested::List(list) => format!("holds {} entries", list.len()),
+                Nested::Number(_) | Nested::Text(_) => "is a single value".into(),
             };
             return Err(Error::Nesting { place, problem, axis: axis.clone(), expected: labels.len() });
         }
@@ -277,6 +328,30 @@ mod tests {
             let message = read(axes, values);
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn texts_are_nested_like_values() {
+        let axes = [("layer", labels(0..2)), ("position", labels(["<s>"]))];
+        let table = Table::new("p", axes, vec![0.5, f64::NAN]).unwrap();
+        let table = table.with_texts(vec![" a".into(), "b".into()]).unwrap();
+        let json = r#"{"description":"p","axes":{"layer":[0,1],"position":["<s>"]},"values":[[0.5],[null]],"texts":[[" a"],["b"]]}"#;
+        assert_eq!(serde_json::to_string(&table).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Table>(json).unwrap(), table);
+        for (texts, expected) in [
+            (r#"[["a"]]"#, "`texts` holds 1 entries, but axis `layer` has 2 labels"),
+            (r#"[["a"],[1]]"#, "`texts[1][0]` is not a text"),
+            (r#"[["a"],"b"]"#, "`texts[1]` is a single value"),
+        ] {
+            let json = json.replace(r#"[[" a"],["b"]]"#, texts);
+            let message = serde_json::from_str::<Table>(&json).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        let json = json.replace("[[0.5],[null]]", r#"[[0.5],["x"]]"#);
+        assert!(
+            serde_json::from_str::<Table>(&json).unwrap_err().to_string().contains("`values[1][0]` is not a number")
+        );
+        assert!(table.with_texts(vec![]).is_err());
     }
 
     #[test]

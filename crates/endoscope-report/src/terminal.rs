@@ -1,5 +1,6 @@
 //! Reports as text: in true colour, or plain for a pipe, a log or a screen reader.
 
+mod graph;
 mod grid;
 mod lines;
 mod text;
@@ -77,6 +78,11 @@ fn render_section(report: &Report, section: &Section, style: &TerminalStyle, out
         Section::Lines { table, caption, y_label, .. } => {
             out.extend(wrap(&safe(caption), style.width));
             with_table(report, table, out, |found, out| lines::render(found, &safe(y_label), style, out));
+        }
+        Section::Graph { graph, caption, .. } => {
+            out.extend(wrap(&safe(caption), style.width));
+            out.push(String::new());
+            graph::render(graph, style, out);
         }
         Section::Claims { .. } => {
             for (index, claim) in report.claims.iter().enumerate() {

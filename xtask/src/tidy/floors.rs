@@ -27,7 +27,7 @@ const FLOORS: [Floor; 9] = [
     Floor {
         name: "endoscope-organisms",
         uses: &["endoscope-net", "endoscope-models", "endoscope-train"],
-        tests_use: &[],
+        tests_use: &["endoscope-causal"],
     },
     Floor {
         name: "endoscope-cli",

@@ -1,12 +1,16 @@
 //! The verbs.
 
+mod attribute;
 mod bench;
 mod capture;
+mod circuit;
 mod demo;
 mod generate;
 mod heads;
 mod inspect;
 mod knockout;
+mod lens;
+mod organisms;
 mod patch;
 mod probe;
 mod train;
@@ -32,12 +36,20 @@ pub enum Command {
     Heads(heads::Heads),
     /// Which layers bring what a prompt says at some positions to others: attention edges cut around each layer.
     Knockout(knockout::KnockoutVerb),
+    /// Which parts matter: direct attribution, gradients, attribution patching, edges.
+    Attribute(attribute::Attribute),
+    /// A circuit found, pruned, drawn and tested.
+    Circuit(circuit::FindCircuit),
     /// What can be read from each layer along a direction: linear probes with their controls.
     Probe(probe::ProbeVerb),
+    /// What each layer would say now: logit, tuned and Jacobian lens.
+    Lens(lens::Lens),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
     Demo(demo::Demo),
+    /// The small models of ours with known mechanisms: a list, or one written out with its prompt pairs.
+    Organisms(organisms::Organisms),
     /// A model's certificate: everything about it that can be checked, checked.
     Verify(verify::Verify),
     /// Timings of every kind of work, and their share of what the machine can do.
@@ -53,9 +65,13 @@ impl Command {
             Self::Patch(verb) => verb.run(output),
             Self::Heads(verb) => verb.run(output),
             Self::Knockout(verb) => verb.run(output),
+            Self::Attribute(verb) => verb.run(output),
+            Self::Circuit(verb) => verb.run(output),
             Self::Probe(verb) => verb.run(output),
+            Self::Lens(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
+            Self::Organisms(verb) => verb.run(output),
             Self::Verify(verb) => verb.run(output),
             Self::Bench(verb) => verb.run(output),
         }

@@ -21,12 +21,15 @@ pub(super) fn of_one(decoder: &Decoder, tokens: &[u32], read: &Run, ledger: &mut
     for outputs in [&read.outputs, read.captured.get("hook_logits")?] {
         ledger.measure(Assertion::Reading, "hook_logits", differing(outputs, &plain)?);
     }
-    let mut same = Plan::default();
-    for (site, activation) in read.captured.iter() {
-        same = same.edit(Edit::new(site, Change::Patch { source: activation.clone().into() }));
+    // An edit of a copy of the stream takes its reader away from the layer's norm, so that both are not edited at once.
+    for copies in [false, true] {
+        let mut same = Plan::default();
+        for (site, activation) in read.captured.iter().filter(|(site, _)| site.ends_with("_input") == copies) {
+            same = same.edit(Edit::new(site, Change::Patch { source: activation.clone().into() }));
+        }
+        let patched = decoder.run(&Inputs::tokens(vec![tokens.to_vec()])?, &same)?;
+        ledger.compare(Assertion::WritingBack, "hook_logits", &patched.outputs, &plain)?;
     }
-    let patched = decoder.run(&Inputs::tokens(vec![tokens.to_vec()])?, &same)?;
-    ledger.compare(Assertion::WritingBack, "hook_logits", &patched.outputs, &plain)?;
     // From the first token on one by one; and as generation does, half at once and the others one by one.
     for together in [1, tokens.len().div_ceil(2)] {
         ledger.measure(Assertion::Cache, "hook_logits", differing(&continued(decoder, tokens, together)?, &plain)?);

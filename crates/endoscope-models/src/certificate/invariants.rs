@@ -125,17 +125,24 @@ impl Layer<'_, '_> {
         let order = self.prompt.spec.order;
         self.compare(Assertion::Stream, "hook_resid_pre", stream)?;
         let pre = self.at("hook_resid_pre")?;
+        for name in ["hook_q_input", "hook_k_input", "hook_v_input"] {
+            let copies = self.at(name)?;
+            self.compare(Assertion::Stream, name, &pre.unsqueeze(1)?.broadcast_as(copies.shape())?.contiguous()?)?;
+        }
         let read = self.norm("ln1", self.weights.ln1.as_ref(), &pre)?;
         self.compare(Assertion::Norms, "hook_attn_in", &read)?;
         self.attention()?;
         let after_attention = (&pre + self.at("hook_attn_out")?)?;
-        let mlp_reads = match order {
+        let mlp_input = match order {
             Order::Sequential => {
                 self.compare(Assertion::Stream, "hook_resid_mid", &after_attention)?;
-                let mid = self.at("hook_resid_mid")?;
-                self.norm("ln2", self.weights.ln2.as_ref(), &mid)?
+                self.at("hook_resid_mid")?
             }
-            Order::Parallel => self.norm("ln2", self.weights.ln2.as_ref(), &pre)?,
+            Order::Parallel | Order::ParallelSharedNorm => pre,
+        };
+        self.compare(Assertion::Stream, "hook_mlp_input", &mlp_input)?;
+        let mlp_reads = match order {
+            Order::Sequential | Order::Parallel => self.norm("ln2", self.weights.ln2.as_ref(), &mlp_input)?,
             Order::ParallelSharedNorm => read,
         };
         self.compare(Assertion::Norms, "hook_mlp_in", &mlp_reads)?;

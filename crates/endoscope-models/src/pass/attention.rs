@@ -6,23 +6,22 @@ use endoscope_kernels::soft_cap;
 use endoscope_net::{Frame, Result, SiteId, Tap, Taps};
 
 use super::end::first_read;
-use super::{Memory, Pass, centre};
-use crate::decoder::{Decoder, NormWeights};
+use super::inputs::Projection;
+use super::{Beside, Memory, Pass};
+use crate::decoder::Decoder;
 use crate::ops;
 use crate::sites::LayerSites;
-use crate::spec::{Positions, QkNorm, QkNormOver, Spec};
+use crate::spec::{Positions, Spec};
 
 impl Pass<'_, '_> {
     /// `[r, d] -> [r, h, e]`: softmax(q k^T scale) v.
     pub(super) fn attention(&mut self, layer: usize, x: &Tensor) -> Result<Tensor> {
         let (weights, sites) = self.layer_parts(layer);
         let weights = &weights.attention;
-        let Spec { heads, kv_heads, d_head, .. } = self.decoder.spec;
-        let projected = |linear: &ops::Linear, x: &Tensor, norm: Option<&NormWeights>, heads| {
-            self.decoder.projected(linear, x, norm, (x.dim(0)?, heads, d_head))
-        };
-        let k = projected(&weights.k, x, weights.k_norm.as_ref(), kv_heads)?;
-        let v = projected(&weights.v, x, None, kv_heads)?;
+        let Spec { heads, kv_heads, .. } = self.decoder.spec;
+        let of = |input, linear, norm, heads| Projection { input, linear, norm, heads };
+        let k = self.project(layer, x, of(sites.k_input, &weights.k, weights.k_norm.as_ref(), kv_heads))?;
+        let v = self.project(layer, x, of(sites.v_input, &weights.v, None, kv_heads))?;
         let k = self.at(sites.k, k)?;
         let v = self.at(sites.v, v)?;
         let k = self.turned(layer, sites.rot_k, k)?;
@@ -32,7 +31,7 @@ impl Pass<'_, '_> {
             true => self.leave_out(x)?,
             false => x.clone(),
         };
-        let q = self.decoder.projected(&weights.q, &x, weights.q_norm.as_ref(), (x.dim(0)?, heads, d_head))?;
+        let q = self.project(layer, &x, of(sites.q_input, &weights.q, weights.q_norm.as_ref(), heads))?;
         let q = self.at(sites.q, q)?;
         let q = self.turned(layer, sites.rot_q, q)?;
         let graph = [&q, &k, &v].iter().any(|x| x.track_op())
@@ -103,8 +102,11 @@ impl Pass<'_, '_> {
         let count = kept.len();
         let kept = Tensor::from_vec(kept, count, x.device())?;
         self.stream = self.stream.contiguous()?.index_select(&kept, 0)?;
-        if let Some(beside) = &mut self.beside {
-            *beside = beside.contiguous()?.index_select(&kept, 0)?;
+        if let Some(Beside { stream, normed }) = &mut self.beside {
+            *stream = stream.contiguous()?.index_select(&kept, 0)?;
+            if let Some(normed) = normed {
+                *normed = normed.contiguous()?.index_select(&kept, 0)?;
+            }
         }
         Ok(x.contiguous()?.index_select(&kept, 0)?)
     }
@@ -287,42 +289,6 @@ fn floats(x: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Decoder {
-    /// Queries, keys or values by head, clamped and normalised: `[r, d] -> [r, head, e]`.
-    fn projected(
-        &self,
-        linear: &ops::Linear,
-        x: &Tensor,
-        norm: Option<&NormWeights>,
-        shape: (usize, usize, usize),
-    ) -> Result<Tensor> {
-        let mut y = self.rounded(linear.forward(x)?)?;
-        let all_heads = self.spec.qk_norm.is_some_and(|norm| norm.over == QkNormOver::AllHeads);
-        if let (Some(weights), Some(qk_norm), true) = (norm, self.spec.qk_norm, all_heads) {
-            y = self.qk_norm(weights, qk_norm, &y)?;
-        }
-        if let Some(clip) = self.spec.clip_qkv {
-            y = y.clamp(-clip, clip)?;
-        }
-        let y = y.reshape(shape)?;
-        match (norm, self.spec.qk_norm) {
-            (Some(weights), Some(qk_norm)) if !all_heads => self.qk_norm(weights, qk_norm, &y),
-            _ => Ok(y),
-        }
-    }
-
-    fn qk_norm(&self, weights: &NormWeights, QkNorm { norm, over }: QkNorm, x: &Tensor) -> Result<Tensor> {
-        let (centre, epsilon) = (centre(norm), self.spec.epsilon);
-        if over != QkNormOver::OwnHead {
-            return Ok(endoscope_kernels::norm(x, &weights.weight, weights.bias.as_ref(), centre, epsilon)?);
-        }
-        let scale = endoscope_kernels::norm_scale(x, centre, epsilon)?;
-        let weighted = endoscope_kernels::norm_normalize(x, &scale, centre)?.broadcast_mul(&weights.weight)?;
-        Ok(match &weights.bias {
-            Some(bias) => weighted.broadcast_add(bias)?,
-            None => weighted,
-        })
-    }
-
     /// What is added to the scaled scores of each key: `[h, keys]`, or nothing.
     fn key_bias(&self, layer: usize, keys: usize) -> Vec<f32> {
         if self.spec.positions != Positions::Alibi {

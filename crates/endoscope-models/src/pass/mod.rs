@@ -7,6 +7,7 @@
 
 mod attention;
 mod end;
+mod inputs;
 
 pub(crate) use end::{End, first_read};
 
@@ -39,11 +40,19 @@ pub(crate) struct Pass<'p, 'm> {
     pub taps: Taps<'p>,
     /// The residual stream `[r, d]`.
     pub stream: Tensor,
-    /// What the MLP of the layer reads where it stands beside attention: the start of the layer, or its shared norm.
-    beside: Option<Tensor>,
+    /// What the MLP of the layer reads where it stands beside attention.
+    beside: Option<Beside>,
     memory: Memory<'m>,
     /// What each part has computed.
     pub work: Vec<Work>,
+}
+
+/// The start of a layer, for an MLP beside its attention.
+struct Beside {
+    /// `[r, d]`.
+    stream: Tensor,
+    /// The same through the norm that both share.
+    normed: Option<Tensor>,
 }
 
 impl<'p, 'm> Pass<'p, 'm> {
@@ -89,8 +98,8 @@ impl<'p, 'm> Pass<'p, 'm> {
         let normed = self.normed(weights.ln1.as_ref(), &sites.ln1)?;
         self.beside = match self.decoder.spec.order {
             Order::Sequential => None,
-            Order::Parallel => Some(self.stream.clone()),
-            Order::ParallelSharedNorm => Some(normed.clone()),
+            Order::Parallel => Some(Beside { stream: self.stream.clone(), normed: None }),
+            Order::ParallelSharedNorm => Some(Beside { stream: self.stream.clone(), normed: Some(normed.clone()) }),
         };
         let attn_in = self.at(sites.attn_in, normed)?;
         let z = self.attention(layer, &attn_in)?;
@@ -131,11 +140,7 @@ impl<'p, 'm> Pass<'p, 'm> {
             work.mlp += part.rows().len() as u64;
         }
         let (weights, sites) = self.layer_parts(layer);
-        let normed = match (self.beside.take(), self.decoder.spec.order) {
-            (Some(normed), Order::ParallelSharedNorm) => normed,
-            (Some(start), _) => self.norm_of(weights.ln2.as_ref(), &sites.ln2, start)?,
-            (None, _) => self.normed(weights.ln2.as_ref(), &sites.ln2)?,
-        };
+        let normed = self.mlp_reads(layer)?;
         let mlp_in = self.at(sites.mlp_in, normed)?;
         let between = self.taps.wants(sites.mlp_out_raw) || self.taps.wants(sites.mlp_out);
         let out = match &weights.mlp {

@@ -51,11 +51,15 @@ fn one(caption: &str, panel: &Panel<'_>, digits: &[Digits]) -> String {
     };
     let heads: String = columns.iter().map(|label| head("col", label)).collect();
     let corner = format!("<th>{} / {}</th>", escaped(row_axis), escaped(column_axis));
-    let line = |(label, values): (&Label, &[Option<f64>])| {
-        let cells: String = values.iter().zip(digits).map(|(&value, &digits)| cell(value, digits)).collect();
-        format!("<tr>{}{cells}</tr>\n", head("row", label))
+    let line = |(row, (label, values)): (usize, (&Label, &[Option<f64>]))| {
+        let text = |column: usize| panel.texts.and_then(|texts| texts.get(row * columns.len() + column));
+        let cells = values.iter().zip(digits).enumerate().map(|(column, (&value, &digits))| match text(column) {
+            Some(text) => text_cell(text),
+            None => cell(value, digits),
+        });
+        format!("<tr>{}{}</tr>\n", head("row", label), cells.collect::<String>())
     };
-    let body: String = rows.iter().zip(panel.value_rows()).map(line).collect();
+    let body: String = rows.iter().zip(panel.value_rows()).enumerate().map(line).collect();
     let parts: Vec<String> = [caption.to_owned(), panel.title()].into_iter().filter(|part| !part.is_empty()).collect();
     framed(&parts.join(" — "), &format!("{corner}{heads}"), &body)
 }
@@ -70,6 +74,10 @@ fn framed(caption: &str, heads: &str, body: &str) -> String {
 
 fn head(scope: &str, label: &Label) -> String {
     format!("<th scope=\"{scope}\"><bdi>{}</bdi></th>", escaped(&label.visible()))
+}
+
+fn text_cell(text: &str) -> String {
+    format!("<td><bdi>{}</bdi></td>", escaped(&crate::label::visible(text)))
 }
 
 fn cell(value: Option<f64>, digits: Digits) -> String {

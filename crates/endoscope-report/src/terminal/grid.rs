@@ -2,7 +2,7 @@
 
 use super::text::{Ink, abbreviated, pad_left, pad_right, pieces, width};
 use super::{Colour, TerminalStyle};
-use crate::label::safe;
+use crate::label::{safe, visible};
 use crate::number::Digits;
 use crate::panel::Panel;
 use crate::{ColourScale, Label, Table};
@@ -61,7 +61,13 @@ pub(super) fn render(
     let margin = row_labels.iter().map(|label| width(label) + gap.len()).max().unwrap_or(0);
     let columns: Vec<String> = column_labels.iter().map(Label::visible).collect();
     let room = style.width.saturating_sub(margin);
-    let inner = inner_width(&columns, numbers.width, room);
+    let texts: Option<Vec<String>> =
+        panel.texts.filter(|_| shading.is_some()).map(|texts| texts.iter().map(|text| visible(text)).collect());
+    let cell_width = match &texts {
+        Some(texts) => texts.iter().map(|text| width(text)).max().unwrap_or(0).min(LABEL_WIDTH),
+        None => numbers.width,
+    };
+    let inner = inner_width(&columns, cell_width, room);
     let block = (room / (inner + 2)).max(1);
     for (index, labels) in columns.chunks(block).enumerate() {
         let first = index * block;
@@ -77,10 +83,18 @@ pub(super) fn render(
         }
         out.push(Ink(style.colour).dim(&axes));
         out.extend(header(labels, inner).iter().map(|line| format!("{}{line}", " ".repeat(margin))));
-        for (label, values) in row_labels.iter().zip(panel.value_rows()) {
-            let cells = values.iter().zip(&numbers.digits).skip(first).take(labels.len());
-            let cells: String = cells.map(|(&value, &digits)| cell(value, digits, shading, inner, style)).collect();
-            out.push(format!("{label}{gap}{cells}"));
+        for (row, (label, values)) in row_labels.iter().zip(panel.value_rows()).enumerate() {
+            let cells = values.iter().zip(&numbers.digits).enumerate().skip(first).take(labels.len());
+            let cells = cells.map(|(column, (&value, &digits))| {
+                let text = texts.as_ref().and_then(|texts| texts.get(row * columns.len() + column));
+                let shown = match (text, value) {
+                    (Some(text), _) => abbreviated(text, inner),
+                    (None, Some(value)) => digits.format(value),
+                    (None, None) => "-".into(),
+                };
+                cell(&shown, value, shading, inner, style)
+            });
+            out.push(format!("{label}{gap}{}", cells.collect::<String>()));
         }
     }
 }
@@ -91,7 +105,8 @@ pub(super) fn list(panel: &Panel<'_>, numbers: &Numbers, style: &TerminalStyle, 
     out.push(Ink(style.colour).dim(&safe(axis)));
     let cells = panel.values.iter().zip(&numbers.digits);
     for (label, (&value, &digits)) in row_labels(labels).iter().zip(cells) {
-        out.push(format!("{label}{}", cell(value, digits, None, numbers.width, style)));
+        let shown = value.map_or_else(|| "-".into(), |value| digits.format(value));
+        out.push(format!("{label}{}", cell(&shown, value, None, numbers.width, style)));
     }
 }
 
@@ -136,14 +151,14 @@ fn label_lines(label: &str, inner: usize) -> Vec<String> {
     lines
 }
 
-fn cell(value: Option<f64>, digits: Digits, shading: Option<&Shading>, inner: usize, style: &TerminalStyle) -> String {
-    let Some(value) = value else { return format!(" {} ", pad_left("-", inner)) };
-    let number = pad_left(&digits.format(value), inner);
-    let Some(Shading { scale, limits }) = shading else { return format!(" {number} ") };
+/// What is `shown` of a value, coloured or marked by it.
+fn cell(shown: &str, value: Option<f64>, shading: Option<&Shading>, inner: usize, style: &TerminalStyle) -> String {
+    let shown = pad_left(shown, inner);
+    let (Some(value), Some(Shading { scale, limits })) = (value, shading) else { return format!(" {shown} ") };
     let intensity = scale.intensity(value, *limits);
     match style.colour {
-        Colour::TrueColour => Ink(style.colour).block(scale.rgb(intensity), &format!(" {number} ")),
-        Colour::None => format!(" {number}{}", mark(intensity)),
+        Colour::TrueColour => Ink(style.colour).block(scale.rgb(intensity), &format!(" {shown} ")),
+        Colour::None => format!(" {shown}{}", mark(intensity)),
     }
 }
 

@@ -26,6 +26,21 @@ fn tokens() -> Table {
     Table::new("restored", axes, vec![0., 0.5, -1., 0.25, f64::NAN, 0.1, 0.2, 0.3, -0.4, 0.9]).unwrap()
 }
 
+#[test]
+fn texts_stand_in_for_numbers_and_keep_their_marks() {
+    let texts = ["a", " b", "", "unquestionable words", "e", "f", "g", "\u{1b}[2J", "i", "j"];
+    let table = tokens().with_texts(texts.map(String::from).to_vec()).unwrap();
+    for style in [PLAIN, COLOUR] {
+        let text = without_colours(&render_terminal(&report(table.clone(), heat), &style));
+        assert!(text.contains("·b") && text.contains("unquestionabl…") && !text.contains("0.25"), "{text}");
+        assert!(text.contains("\\u{1b}[2J"), "{text}");
+        assert_eq!(text.contains("\"\"@"), style == PLAIN, "{text}");
+    }
+    let plain =
+        render_terminal(&report(table, |table| Section::Table { heading: None, table, caption: "c".into() }), &PLAIN);
+    assert!(plain.contains("0.25") && !plain.contains("·b"), "{plain}");
+}
+
 /// The text without this crate's own colours.
 fn without_colours(text: &str) -> String {
     let mut parts = text.split('\u{1b}');
