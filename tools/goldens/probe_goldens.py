@@ -1,11 +1,11 @@
-"""Makes tests/goldens/probes.json: scikit-learn's logistic and ridge regression on random
-features of very different scales.
+"""Makes tests/goldens/probes.json: scikit-learn's logistic and ridge regression on
+random features of very different scales.
 
 Usage: python tools/goldens/probe_goldens.py
 """
 
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-Numbers = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.float64]
 ROWS = 40
 FEATURES = 5
 

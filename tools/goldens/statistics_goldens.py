@@ -5,7 +5,7 @@ Usage: python tools/goldens/statistics_goldens.py
 """
 
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 from statsmodels.stats.multitest import multipletests
 
-Numbers = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.float64]
 RESAMPLES = 199
 
 
@@ -50,7 +50,7 @@ def bootstraps(generator: np.random.Generator) -> list[dict[str, Any]]:
 
 
 class Resamples:
-    """What scipy takes for the result of an earlier bootstrap: these resampled means."""
+    """These resampled means, as scipy takes the result of an earlier bootstrap."""
 
     def __init__(self, means: Numbers) -> None:
         self.bootstrap_distribution = means

@@ -1,5 +1,5 @@
-//! Which parts of a network matter: prompt pairs, metrics, activation-patching sweeps and their planner, head
-//! detectors, lenses.
+//! Which parts of a network matter: prompt pairs, metrics, activation-patching sweeps and their planner, attention knockout,
+//! where heads look, lenses, linear probes, and the statistics that say how sure all of it is.
 //!
 //! For whoever asks a network "which part does this?". Everything here sees only [`endoscope_net`]: it works on every
 //! network that implements [`endoscope_net::Resume`].
@@ -34,7 +34,9 @@ mod error;
 mod estimate;
 mod graph;
 mod heads;
+mod knockout;
 pub mod lens;
+mod looks;
 mod metric;
 mod pairs;
 mod path;
@@ -66,6 +68,8 @@ pub use error::{Error, Result};
 pub use estimate::{Estimate, estimate};
 pub use graph::{Edge, Graph, Node, Part, Reader};
 pub use heads::{HeadScore, head_scores};
+pub use knockout::{Cut, Knockout, KnockoutHeads, KnockoutPrompt, KnockoutScores, knockout};
+pub use looks::{AllLooks, HeadLooks, Looks, head_looks, repeated_tokens};
 pub use metric::{Metric, Target};
 pub use pairs::Progress;
 pub use path::{PathNorm, PathScores, PathSweep, Receiver, Sender};

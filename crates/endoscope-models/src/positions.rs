@@ -55,6 +55,13 @@ impl FromStr for NamedPositions {
     }
 }
 
+impl std::fmt::Display for NamedPositions {
+    /// As they were written.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
 impl NamedPositions {
     /// The index that is meant in this prompt: what was written as an index is that index; names become positions in
     /// ascending order, each once.

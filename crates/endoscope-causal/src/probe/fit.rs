@@ -243,9 +243,9 @@ mod tests {
                 let mut unit = vec![0.; count];
                 unit[at] = 1.;
                 let bent = objective.curvature(&place, &unit).unwrap();
-                for other in 0..count {
-                    let slope = (up.gradient[other] - down.gradient[other]) / 2e-5;
-                    assert!((slope - bent[other]).abs() < 1e-5, "{at} {other}: {slope} {}", bent[other]);
+                for ((up, down), bent) in up.gradient.iter().zip(&down.gradient).zip(bent) {
+                    let slope = (up - down) / 2e-5;
+                    assert!((slope - bent).abs() < 1e-5, "{at}: {slope} {bent}");
                 }
             }
         }

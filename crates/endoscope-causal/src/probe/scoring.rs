@@ -231,6 +231,29 @@ mod tests {
     }
 
     #[test]
+    fn the_area_of_several_classes_is_that_of_scikit_learn() {
+        #[derive(Deserialize)]
+        struct Goldens {
+            cases: Vec<Case>,
+        }
+        #[derive(Deserialize)]
+        struct Case {
+            labels: Vec<f64>,
+            #[serde(default)]
+            probabilities: Vec<Vec<f64>>,
+            auc: Option<f64>,
+        }
+        let goldens: Goldens = serde_json::from_str(include_str!("../../tests/goldens/probes.json")).unwrap();
+        let of_several: Vec<Case> = goldens.cases.into_iter().filter(|case| case.auc.is_some()).collect();
+        assert_eq!(of_several.len(), 12);
+        for Case { labels, probabilities, auc } in of_several {
+            let of: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
+            let found = mean_auc(&(0..of.len()).collect::<Vec<_>>(), &probabilities, &of, 3);
+            assert!((found - auc.unwrap()).abs() < 1e-10);
+        }
+    }
+
+    #[test]
     fn random_features_are_standard_normal() {
         let features = random_features(200, 50, 11).unwrap();
         let all = features.flatten_all().unwrap().to_vec1::<f64>().unwrap();

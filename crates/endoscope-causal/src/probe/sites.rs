@@ -46,7 +46,7 @@ pub enum ProbeOver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlTypes {
-    /// A group of rows.
+    /// A row, whose positions keep one label.
     Rows,
     /// A token, wherever it is what stands at the position that is probed (the control task of Hewitt and Liang).
     Tokens,
@@ -116,7 +116,7 @@ pub fn probe_sites(
     let labels = labels.take(&of_row);
     let groups: Vec<usize> = of_row.iter().map(|&row| rows[row].group).collect();
     let types = match asked.control_types {
-        ControlTypes::Rows => groups.clone(),
+        ControlTypes::Rows => of_row,
         ControlTypes::Tokens => examples.iter().map(|&(row, at)| rows[row].tokens[at] as usize).collect(),
     };
     let shuffled = shuffled_labels(&labels, &types, resampling.seed)?;

@@ -7,7 +7,9 @@ mod capture;
 mod circuit;
 mod demo;
 mod generate;
+mod heads;
 mod inspect;
+mod knockout;
 mod lens;
 mod organisms;
 mod patch;
@@ -31,6 +33,10 @@ pub enum Command {
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
     Patch(patch::Patch),
+    /// Where every head looks, and what it takes from there.
+    Heads(heads::Heads),
+    /// Which layers bring what a prompt says at some positions to others: attention edges cut around each layer.
+    Knockout(knockout::KnockoutVerb),
     /// Which parts matter: direct attribution, gradients, attribution patching, edges.
     Attribute(attribute::Attribute),
     /// A circuit found, pruned, drawn and tested.
@@ -60,6 +66,8 @@ impl Command {
             Self::Capture(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
+            Self::Heads(verb) => verb.run(output),
+            Self::Knockout(verb) => verb.run(output),
             Self::Attribute(verb) => verb.run(output),
             Self::Circuit(verb) => verb.run(output),
             Self::Probe(verb) => verb.run(output),

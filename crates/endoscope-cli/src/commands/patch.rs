@@ -19,7 +19,7 @@ use endoscope_report::{HashedFile, RunDirectory, Started};
 use serde_json::json;
 
 use self::paths::PathArguments;
-pub use self::report::{heat_map, report, tables};
+pub use self::report::{heat_map, push_cost, report, tables};
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
 use crate::intervals::IntervalArguments;
 use crate::output::Output;

@@ -22,7 +22,8 @@ fn main_score(labels: &Labels) -> (&'static str, Of) {
 pub fn report(model: &Model, asked: &ProbeSites, data: &Data, probed: &[Probed], confidence: f64) -> Result<Report> {
     let (name, of) = main_score(&data.labels);
     let estimate = |scores: &ProbeScores| of(scores).map(|interval| interval.estimate);
-    let scored = probed.iter().filter(|probed| estimate(&probed.scores).is_some());
+    // Of equal ones the first.
+    let scored = probed.iter().rev().filter(|probed| estimate(&probed.scores).is_some());
     let best = scored
         .max_by(|a, b| estimate(&a.scores).unwrap_or(f64::NAN).total_cmp(&estimate(&b.scores).unwrap_or(f64::NAN)))
         .with_context(|| format!("no probe has a score: there is no {name} of these examples"))?;
@@ -151,26 +152,26 @@ fn figure(
 /// Every score with its interval.
 fn measures(asked: &ProbeSites, probed: &[Probed], labels_of: &Labels, confidence: f64) -> Result<Table> {
     let (name, of) = main_score(labels_of);
-    let auc: Of = |scores| scores.auc;
-    let mut columns: Vec<(String, Box<dyn Fn(&Probed) -> Option<f64>>)> = Vec::new();
     let mut scores = vec![(name, of)];
     if matches!(labels_of, Labels::Classes { .. }) {
-        scores.push(("auc", auc));
+        scores.push(("auc", |scores: &ProbeScores| scores.auc));
     }
-    for (name, of) in scores {
-        columns.push((name.into(), Box::new(move |probed| of(&probed.scores).map(|found| found.estimate))));
-        columns.push((format!("{name} low"), Box::new(move |probed| of(&probed.scores).map(|found| found.low))));
-        columns.push((format!("{name} high"), Box::new(move |probed| of(&probed.scores).map(|found| found.high))));
-    }
-    columns.push(("shuffled labels".into(), Box::new(move |probed| of(&probed.shuffled).map(|found| found.estimate))));
-    columns.push(("random features".into(), Box::new(move |probed| of(&probed.random).map(|found| found.estimate))));
-    columns.push((
-        "selectivity".into(),
-        Box::new(move |probed| Some(of(&probed.scores)?.estimate - of(&probed.shuffled)?.estimate)),
-    ));
-    let values = probed.iter().flat_map(|probed| columns.iter().map(move |(_, of)| of(probed))).collect();
+    let mut names: Vec<String> =
+        scores.iter().flat_map(|(name, _)| [name.to_string(), format!("{name} low"), format!("{name} high")]).collect();
+    names.extend(["shuffled labels", "random features", "selectivity"].map(String::from));
+    let row = |probed: &Probed| {
+        let ends = |found: Option<Interval>| {
+            [found.map(|found| found.estimate), found.map(|found| found.low), found.map(|found| found.high)]
+        };
+        let mut row: Vec<Option<f64>> = scores.iter().flat_map(|(_, of)| ends(of(&probed.scores))).collect();
+        let [found, shuffled, random] =
+            [&probed.scores, &probed.shuffled, &probed.random].map(|scores| ends(of(scores))[0]);
+        row.extend([shuffled, random, found.zip(shuffled).map(|(found, shuffled)| found - shuffled)]);
+        row
+    };
+    let values = probed.iter().flat_map(row).collect();
     let mut all = axes(asked, probed);
-    all.push(("measure", labels(columns.iter().map(|(name, _)| name.clone()))));
+    all.push(("measure", labels(names)));
     let description =
         format!("scores on examples not fitted on, with {}% intervals over groups of rows", 100. * confidence);
     Ok(Table::with_missing(description, all, values)?)
