@@ -71,7 +71,7 @@ impl<'a> CircuitRuns<'a> {
         for pair in pairs {
             let recipient = capturing_streams(capturing_writes(Plan::default(), sites), sites);
             let donor = capturing_writes(Plan::default(), sites);
-            let runs = PairRuns::new(network, pair, (metric, Direction::Noise), recipient, donor)?;
+            let runs = PairRuns::new(network, network, pair, (metric, Direction::Noise), recipient, donor)?;
             let ablated = match ablation {
                 Ablation::Patch | Ablation::Mean => writes(&graph, &runs.donor)?,
                 Ablation::Zero => writes(&graph, &runs.base.run.captured)?.zeros_like()?,

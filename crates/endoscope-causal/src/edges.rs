@@ -142,7 +142,7 @@ impl<'a> EdgesOfPair<'a> {
         let sites = network.sites();
         let donor = capturing_writes(Plan::default(), sites);
         let recipient = capturing_streams(donor.clone(), sites);
-        let runs = PairRuns::new(network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
+        let runs = PairRuns::new(network, network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
         let difference = (writes(graph, &runs.donor)? - writes(graph, &runs.base.run.captured)?)?;
         Ok(Self { network, sites, graph, pair, direction: sweep.direction, runs, difference })
     }
@@ -278,7 +278,7 @@ impl<'a> EdgesOfPair<'a> {
         let shape: Vec<usize> = std::iter::once(donor.len()).chain(std::iter::repeat_n(1, axes - 1)).collect();
         let mask = Tensor::from_vec(donor, shape, &Device::Cpu)?.into();
         let source = self.runs.donor.get(site)?.clone().into();
-        Ok(Edit::new(site, Change::Interpolate { source, mask }))
+        Ok(Edit::new(site, Change::Interpolate { source, mask, along: None }))
     }
 
     /// The mean over `rows` runs of the recipient's tokens of the metric's gradients by what each reader reads:

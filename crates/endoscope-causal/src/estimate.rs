@@ -109,7 +109,7 @@ impl<'a> OfPair<'a> {
             true => grid.sites.iter().fold(Plan::default(), capture),
             false => Plan::default(),
         };
-        let runs = PairRuns::new(network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
+        let runs = PairRuns::new(network, network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
         let mut changed = Captured::default();
         for &id in &grid.sites {
             let site = sites.get(id);
@@ -168,7 +168,7 @@ impl<'a> OfPair<'a> {
                 let shape: Vec<usize> = std::iter::once(rows).chain(site.axes.iter().skip(1).map(|_| 1)).collect();
                 let mask = Tensor::from_vec(along, shape, &Device::Cpu)?.into();
                 let source = self.changed.get(&site.name)?.clone().into();
-                plan = plan.edit(Edit::new(&site.name, Change::Interpolate { source, mask }));
+                plan = plan.edit(Edit::new(&site.name, Change::Interpolate { source, mask, along: None }));
             }
             plan = plan.capture(Capture::new(&site.name).with_gradient());
         }

@@ -120,7 +120,8 @@ pub fn knockout(
         let (from, to) = (group("from", &cut.from)?, group("to", &cut.to)?);
         let recipient = layout.sites.iter().fold(Plan::default(), |plan, site| plan.capture(Capture::new(site)));
         let pair = Pair { corrupt: cut.pair.clean.clone(), ..cut.pair.clone() };
-        let runs = PairRuns::new(network, &pair, (knockout.metric, Direction::Noise), recipient, Plan::default())?;
+        let runs =
+            PairRuns::new(network, network, &pair, (knockout.metric, Direction::Noise), recipient, Plan::default())?;
         let seen = layout.seen(&runs.base, &to)?;
         if let Some((query, _)) = seen.iter().find(|(_, keys)| keys.iter().all(|key| from.contains(key))) {
             return Err(fail(format!(

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use endoscope_net::{Base, Captured, Edit, Index, Inputs, Network, Plan, Resume, Run, Work};
-use endoscope_net::{Base, Captured, Edit, Index, Inputs, Plan, Resume, Run, Work};
 
 use crate::error::{Error, Result};
 use crate::metric::{Metric, Target};

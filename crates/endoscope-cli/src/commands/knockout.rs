@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
 use crate::intervals::IntervalArguments;
 use crate::output::Output;
+use crate::pair_arguments::MetricArgument;
 use crate::provenance::{next_free, provenance};
 use crate::{memory, progress};
 
@@ -37,9 +38,9 @@ pub struct KnockoutVerb {
     /// Cut each head by itself, instead of all heads of a layer.
     #[arg(long)]
     each_head: bool,
-    /// What is measured at the last position: logit_diff, probability, kl, loss, rank, accuracy.
-    #[arg(long, default_value = "probability", value_parser = metric)]
-    metric: Metric,
+    /// What is measured at the last position.
+    #[arg(long, value_enum, default_value = "probability")]
+    metric: MetricArgument,
     /// The most memory that this process may take, such as 4GiB [default: 1GiB for each batch of cells].
     #[arg(long, value_name = "SIZE", value_parser = memory::size)]
     memory: Option<u64>,
@@ -52,14 +53,6 @@ pub struct KnockoutVerb {
     out: Option<PathBuf>,
 }
 
-fn metric(text: &str) -> Result<Metric, String> {
-    let wanted = text.replace('-', "_");
-    Metric::ALL.into_iter().find(|metric| metric.name() == wanted).ok_or_else(|| {
-        let names = Metric::ALL.map(Metric::name).join(", ");
-        format!("the metrics are {names}")
-    })
-}
-
 impl KnockoutVerb {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let started = Started::now();
@@ -69,7 +62,7 @@ impl KnockoutVerb {
         let asked = Knockout {
             window: self.window,
             heads: if self.each_head { KnockoutHeads::Each } else { KnockoutHeads::All },
-            metric: self.metric,
+            metric: self.metric.into(),
             seed: self.intervals.seed,
         };
         // Before the work, so that an existing directory is found out at once.
@@ -115,7 +108,7 @@ impl KnockoutVerb {
         let clean = |pair: WrittenPair| WrittenPair { corrupt: Some(pair.clean.clone()), ..pair };
         let written: Vec<WrittenPair> = written.into_iter().map(clean).collect();
         let encoder = ModelEncoder::new(model, self.bos.bos());
-        let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, self.metric.needs())?;
+        let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, Metric::from(self.metric).needs())?;
         notes.extend(encoder.note());
         let mut cuts = Vec::with_capacity(pairs.len());
         for (number, pair) in pairs.into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The verbs.
 
-mod attribute;
 mod align;
+mod attribute;
 mod bench;
 mod capture;
 mod circuit;

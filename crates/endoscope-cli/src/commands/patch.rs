@@ -4,14 +4,13 @@ mod donor;
 mod paths;
 mod report;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{
-    Align, Direction, Memory, Metric, Pair, Pairs, PathSweep, Planner, Progress, Sweep, SweepAxis, SweepChange,
-    explain_across, path_sweep, sweep_across,
+    Align, Memory, Metric, Pair, Pairs, PathSweep, Planner, Sweep, SweepAxis, SweepChange, explain_across, path_sweep,
+    sweep_across,
 };
 use endoscope_models::Model;
 use endoscope_net::{Edit, Plan, Value};
@@ -23,6 +22,7 @@ pub use self::report::{heat_map, push_cost, report, tables};
 use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
 use crate::intervals::IntervalArguments;
 use crate::output::Output;
+use crate::pair_arguments::{DirectionArgument, MetricArgument, watching};
 use crate::provenance::provenance;
 use crate::{memory, progress};
 
@@ -86,26 +86,6 @@ pub struct Patch {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum MetricArgument {
-    #[value(name = "logit_diff", alias = "logit-diff")]
-    LogitDiff,
-    #[value(alias = "prob")]
-    Probability,
-    Kl,
-    Loss,
-    Rank,
-    Accuracy,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DirectionArgument {
-    #[value(alias = "denoising")]
-    Denoise,
-    #[value(alias = "noising")]
-    Noise,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum AlignArgument {
     First,
     Last,
@@ -161,24 +141,19 @@ impl Patch {
         let directory = RunDirectory::create(self.out.as_deref().context("--out DIR is missing")?)?;
         let resampling = self.intervals.resampling();
         let bar = progress::bar(0, "patching");
-        let watch = |progress: Progress| {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-            ControlFlow::Continue(())
-        };
         let (report, input) = match asked {
             Asked::Points(patching) => {
-                let scores = sweep_across(&model.decoder, giver, &patching, &read.pairs, planner, watch);
+                let scores = sweep_across(&model.decoder, giver, &patching, &read.pairs, planner, watching(&bar));
                 bar.finish_and_clear();
                 let labels = match patching.align {
                     Align::Equal => read.pairs[0].clean.iter().map(|&id| model.label(id)).collect(),
                     Align::First | Align::Last => Vec::new(),
                 };
-                (report::report(&model, &scores?, &labels, &resampling)?, json!({"sweep": patching}))
-                (report::report(&model, donor.as_ref(), &scores?, &labels)?, json!({"sweep": patching}))
+                let report = report::report(&model, donor.as_ref(), &scores?, &labels, &resampling)?;
+                (report, json!({"sweep": patching}))
             }
             Asked::Paths(patching) => {
-                let scores = path_sweep(&model.decoder, &patching, &read.pairs, planner, watch);
+                let scores = path_sweep(&model.decoder, &patching, &read.pairs, planner, watching(&bar));
                 bar.finish_and_clear();
                 (paths::report(&model, &scores?, &resampling)?, json!({"paths": patching}))
             }
@@ -237,7 +212,7 @@ impl Patch {
             }
         }
         let encoder = ModelEncoder::new(model, self.bos.bos());
-        let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, self.metric().needs())?;
+        let Pairs { pairs, mut notes } = Pairs::encode(&written, &encoder, Metric::from(self.metric).needs())?;
         notes.extend(encoder.note());
         for note in &notes {
             output.note(note);
@@ -262,8 +237,8 @@ impl Patch {
         }
         let sweep = Sweep {
             change: self.change.clone(),
-            metric: self.metric(),
-            direction: self.denoise_or_noise(),
+            metric: self.metric.into(),
+            direction: self.direction.into(),
             neuron_block: self.block,
             align: match self.align {
                 None => Align::Equal,
@@ -278,26 +253,8 @@ impl Patch {
     }
 
     fn path_sweep(&self) -> Result<PathSweep> {
-        let (metric, direction) = (self.metric(), self.denoise_or_noise());
+        let (metric, direction) = (self.metric.into(), self.direction.into());
         Ok(PathSweep { metric, direction, with: self.with()?, ..self.paths.sweep() })
-    }
-
-    fn metric(&self) -> Metric {
-        match self.metric {
-            MetricArgument::LogitDiff => Metric::LogitDiff,
-            MetricArgument::Probability => Metric::Probability,
-            MetricArgument::Kl => Metric::Kl,
-            MetricArgument::Loss => Metric::Loss,
-            MetricArgument::Rank => Metric::Rank,
-            MetricArgument::Accuracy => Metric::Accuracy,
-        }
-    }
-
-    fn denoise_or_noise(&self) -> Direction {
-        match self.direction {
-            DirectionArgument::Denoise => Direction::Denoise,
-            DirectionArgument::Noise => Direction::Noise,
-        }
     }
 
     /// The edits made at every point as well.

@@ -104,7 +104,7 @@ pub fn estimates(
     positions: &[String],
     resampling: &Resampling,
 ) -> Result<Report> {
-    let mut report = patch::report(model, found, positions, resampling)?;
+    let mut report = patch::report(model, None, found, positions, resampling)?;
     report.verb = "attribute".into();
     let how = match method {
         Estimate::Gradient => "its gradient at the unchanged run".to_string(),

@@ -67,8 +67,13 @@ pub fn heat_map(heading: &str, scores: &Scores, tables: &[(String, Table)], capt
 }
 
 /// The page of a sweep.
-pub fn report(model: &Model, scores: &Scores, positions: &[String], resampling: &Resampling) -> Result<Report> {
-pub fn report(model: &Model, donor: Option<&Model>, scores: &Scores, positions: &[String]) -> Result<Report> {
+pub fn report(
+    model: &Model,
+    donor: Option<&Model>,
+    scores: &Scores,
+    positions: &[String],
+    resampling: &Resampling,
+) -> Result<Report> {
     let Sweep { site, metric, direction, change, .. } = &scores.sweep;
     let (from, into, patched, other) = match direction {
         Direction::Denoise => {
