@@ -41,9 +41,9 @@ fn the_text_says_it_to_people() {
       layers      3
       d_model     20
       heads       5 of width 4
-      d_mlp       52 (Plain, GeluTanh)
-      norm        LayerNorm, epsilon 1e-5
-      positions   Learned, context 40
+      d_mlp       52 (plain, GELU by tanh)
+      norm        LayerNorm before attention and MLP, epsilon 1e-5
+      positions   learned, context 40
       vocabulary  41, tied unembedding
       tokenizer   none: give token ids (--tokens)
 
@@ -51,6 +51,25 @@ fn the_text_says_it_to_people() {
       blocks.1.attn.hook_pattern           [batch, head=5, query, key]
       blocks.1.attn.hook_z                 [batch, position, head=5, dim=4]
     ");
+}
+
+/// Every switch of every family in words, none in the form of the code.
+#[test]
+fn switches_are_said_in_words() {
+    let says = |model: &str, parts: &[&str]| {
+        let text = text(endoscope().args(["inspect", model]));
+        for part in parts {
+            assert!(text.contains(part), "{model}: `{part}` is not in\n{text}");
+        }
+        assert!(!text.contains('{') && !text.contains("Some("), "{model}: code in\n{text}");
+    };
+    says("gemma2-odd", &["and on what they write", "window", "soft-capped at", "embedding", "GELU by tanh"]);
+    says("olmo2-odd", &["RMSNorm on what attention and MLP write", "q/k norm"]);
+    says("gpt_neox-parallel", &["side by side", "rotary of "]);
+    says("mixtral-odd", &["experts", "read a position"]);
+    says("falcon-alibi", &["ALiBi"]);
+    says("llama-llama3", &["llama3 scaling by"]);
+    says("granite-odd", &["writes      times", "logits      times"]);
 }
 
 #[test]
