@@ -24,7 +24,7 @@ def heads_of(folder: Any) -> list[list[tuple[Numbers, Numbers]]]:
         name.removeprefix("transformer."): value.astype(np.float64)
         for name, value in load_file(folder / "model.safetensors").items()
     }
-    layers = []
+    layers: list[list[tuple[Numbers, Numbers]]] = []
     for layer in range(config["n_layer"]):
         queries, keys, values = np.split(
             weights[f"h.{layer}.attn.c_attn.weight"], 3, axis=1
@@ -58,8 +58,7 @@ def channels(write: Numbers, read: Numbers, width: int) -> dict[str, Any]:
         "singular_values": [rounded(float(value)) for value in values[:width]],
         "scores": [rounded(score(part)) for part in parts],
         "shares": [
-            rounded(float((np.linalg.norm(part @ read) / whole) ** 2))
-            for part in parts
+            rounded(float((np.linalg.norm(part @ read) / whole) ** 2)) for part in parts
         ],
     }
 
