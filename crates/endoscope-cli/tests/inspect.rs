@@ -211,6 +211,31 @@ fn heads_and_composition_are_tables() {
 }
 
 #[test]
+fn channels_of_pairs_of_heads_are_shown() {
+    let asked = ["inspect", "gpt2-odd", "--composition", "k", "--channels", "2"];
+    let shown = text(endoscope().args(asked));
+    assert!(shown.contains("number: score (share of the pair)"), "{shown}");
+    let found = document(endoscope().args(asked).arg("--json"));
+    let pairs = found["channels"]["pairs"].as_array().unwrap();
+    // Three layers of five heads: from 0 to 1 and 2, from 1 to 2.
+    assert_eq!(pairs.len(), 75);
+    let first = |pair: &serde_json::Value| pair["channels"][0]["score"].as_f64().unwrap();
+    assert!(pairs.windows(2).all(|pair| first(&pair[0]) >= first(&pair[1])));
+    assert!(pairs.iter().all(|pair| pair["channels"].as_array().unwrap().len() == 2));
+    let best = &pairs[0];
+    let line = format!("{} -> {}", best["from"].as_str().unwrap(), best["to"].as_str().unwrap());
+    assert!(shown.contains(&line), "{line} in {shown}");
+    let heads: Vec<&str> =
+        found["composition"]["heads"].as_array().unwrap().iter().map(|head| head.as_str().unwrap()).collect();
+    let at = |head: &serde_json::Value| heads.iter().position(|name| head == name).unwrap();
+    let whole = found["composition"]["scores"][at(&best["from"])][at(&best["to"])].as_f64().unwrap();
+    assert!((whole - best["score"].as_f64().unwrap()).abs() < 1e-5);
+    assert!((found["channels"]["random_direction"].as_f64().unwrap() - 20f64.powf(-0.5)).abs() < 1e-12);
+    refused(endoscope().args(["inspect", "gpt2-odd", "--channels", "2"]), &["--composition"]);
+    refused(endoscope().args(["inspect", "gpt2-odd", "--composition", "q", "--channels", "0"]), &["--channels"]);
+}
+
+#[test]
 fn weights_are_processed_by_name_and_it_is_recorded() {
     let all = "fold-value-biases,fold-ln,center-writing,center-unembed";
     let found = document(endoscope().args(["inspect", "gpt2-odd", "--views", "--process", all, "--json"]));
