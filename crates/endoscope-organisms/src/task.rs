@@ -34,7 +34,7 @@ impl Row {
 }
 
 /// A source of training data whose right answers are known.
-pub trait Task: Batches {
+pub trait Task: Batches + Send + Sync {
     /// Its name in the registry.
     fn name(&self) -> &'static str;
     /// The text of each token, by id.

@@ -272,9 +272,15 @@ impl Exercise for PathFinding {
         self.lexicon.words().to_vec()
     }
 
-    /// No path is longer than all nodes, each once.
     fn longest(&self) -> usize {
-        self.parameters.nodes + 4
+        let mut steps = vec![0; self.parameters.nodes];
+        for &(from, to) in self.edges.iter().rev() {
+            // Edges are sorted by where they begin, so those of `to` have been seen.
+            steps[from] = steps[from].max(1 + steps[to]);
+        }
+        let nodes = 1 + steps.into_iter().max().unwrap_or(0);
+        // `<bos>`, source and target before the path, `end` after it.
+        nodes + 4
     }
 
     fn splits(&self) -> &'static [&'static str] {
