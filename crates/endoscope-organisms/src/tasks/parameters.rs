@@ -13,7 +13,8 @@ pub fn read<P: DeserializeOwned>(
 ) -> Result<P> {
     let fail = |problems| Error::Parameters { task, problems };
     let read: std::result::Result<P, toml::de::Error> = parameters.clone().try_into();
-    let read = read.map_err(|error| fail(vec![error.message().to_string()]))?;
+    // What is wrong, then, on a line of its own, the key.
+    let read = read.map_err(|error| fail(vec![error.to_string().trim().replace('\n', " ")]))?;
     let mut found = Problems(Vec::new());
     problems(&read, &mut found);
     if found.0.is_empty() { Ok(read) } else { Err(fail(found.0)) }
@@ -33,6 +34,11 @@ impl Problems {
         if !(least..=most).contains(&value) {
             self.0.push(format!("`task.{key}` is {value}; it must be from {least} to {most}"));
         }
+    }
+
+    /// Something else that is wrong.
+    pub fn push(&mut self, problem: String) {
+        self.0.push(problem);
     }
 
     /// `key` must be a share: from 0 to 1.

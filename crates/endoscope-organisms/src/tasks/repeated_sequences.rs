@@ -8,8 +8,9 @@ use rand::seq::SliceRandom;
 use serde::Deserialize;
 use toml::Table;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::task::{BOS, Row, SPECIAL, Task, named, words};
+use crate::tasks::parameters::{Problems, read};
 use crate::tasks::questions::{EVERYTHING, PAIRS, PromptPair};
 
 /// Its name in the registry.
@@ -37,29 +38,17 @@ fn yes() -> bool {
 impl RepeatedSequences {
     /// From the keys of `[task]`, its name left out.
     pub fn from_parameters(parameters: &Table) -> Result<Self> {
-        let fail = |problems| Error::Parameters { task: NAME, problems };
-        let read: std::result::Result<Self, toml::de::Error> = parameters.clone().try_into();
-        let task = read.map_err(|error| fail(vec![error.message().to_string()]))?;
-        let problems = task.problems();
-        if problems.is_empty() { Ok(task) } else { Err(fail(problems)) }
+        read(NAME, parameters, Self::problems)
     }
 
-    fn problems(&self) -> Vec<String> {
+    fn problems(&self, problems: &mut Problems) {
         let &Self { words, shortest, longest, distinct } = self;
-        let mut problems = Vec::new();
-        if !(2..=1 << 20).contains(&words) {
-            problems.push(format!("`task.words` is {words}; it must be from 2 to 2^20"));
-        }
-        if shortest < 2 {
-            problems.push(format!("`task.shortest` is {shortest}; at least 2 words must be repeated"));
-        }
-        if longest < shortest || longest > 1 << 20 {
-            problems.push(format!("`task.longest` is {longest}; it must be from `task.shortest` to 2^20"));
-        }
+        problems.count("words", words, 2, 1 << 20);
+        problems.count("shortest", shortest, 2, 1 << 20);
+        problems.count("longest", longest, shortest, 1 << 20);
         if distinct && longest > words {
             problems.push(format!("`task.longest` is {longest}, but there are only {words} different `task.words`"));
         }
-        problems
     }
 
     /// `rows` sequences whose repeated part has `n` words; the same for the same arguments.
