@@ -48,7 +48,7 @@ struct Scene {
 }
 
 /// What must come out of the clean prompt when one thing is put into it that the model knows of the corrupt prompt: the desiderata of
-/// Prakash et al. 2024 (section 5), by what was put in.
+/// Prakash et al. 2024, by what was put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Desiderata {
     /// The object in the box: that of the corrupt prompt.

@@ -157,7 +157,7 @@ impl Exercise for IndirectObject {
         };
         let (clean, corrupt) = (self.prompt(sentence, words), self.prompt(sentence, corrupt));
         if change == "three_names" {
-            // The corrupt prompt has no answer; what the clean one must not be given is the giver (Wang et al., section 2).
+            // The corrupt prompt has no answer; what the clean one must not be given is the giver (Wang et al. 2022).
             let answers = self.right(&clean);
             return Some(PromptPair { clean, corrupt, answers, wrong_answers: vec![self.name.token(giver)] });
         }

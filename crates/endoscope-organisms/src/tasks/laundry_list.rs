@@ -1,5 +1,5 @@
 //! Which one is left? `<bos> on the table are a pen , a cup , a key . he took the key , the pen and the`, then `cup`: the one thing of the list
-//! that is not taken (Merullo et al. 2024, arXiv 2406.09519, section 5).
+//! that is not taken (Merullo et al. 2024, arXiv 2406.09519).
 
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
@@ -15,6 +15,9 @@ use crate::task::Row;
 
 /// Its name in the registry.
 pub const NAME: &str = "laundry_list";
+
+/// What may lie on the table: all but the first of the objects, of which one does not say `a`.
+const THINGS: &[&str] = OBJECTS.split_at(1).1;
 
 /// The keys of `[task]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -58,10 +61,10 @@ impl LaundryList {
     /// From the keys of `[task]`, its name left out.
     pub fn from_parameters(parameters: &Table) -> Result<Self> {
         let parameters: Parameters = read(NAME, parameters, |parameters: &Parameters, problems| {
-            problems.count("shortest", parameters.shortest, 2, OBJECTS.len() - 1);
-            problems.count("longest", parameters.longest, parameters.shortest, OBJECTS.len() - 1);
+            problems.count("shortest", parameters.shortest, 2, THINGS.len() - 1);
+            problems.count("longest", parameters.longest, parameters.shortest, THINGS.len() - 1);
         })?;
-        let (lexicon, [object]) = Lexicon::new([owned(&OBJECTS)], "on the table are a , . he took and");
+        let (lexicon, [object]) = Lexicon::new([owned(THINGS)], "on the table are a , . he took and");
         let sentence = |things: usize| {
             let (listed, taken) = (vec!["a _"; things].join(" , "), vec!["the _"; things - 1].join(" , "));
             lexicon.template(

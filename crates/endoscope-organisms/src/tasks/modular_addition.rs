@@ -62,7 +62,7 @@ impl ModularAddition {
     /// From the keys of `[task]`, its name left out.
     pub fn from_parameters(parameters: &Table) -> Result<Self> {
         let parameters: Parameters = read(NAME, parameters, |parameters: &Parameters, problems| {
-            problems.count("modulus", parameters.modulus, 2, 2000);
+            problems.count("modulus", parameters.modulus, 2, 1000);
             problems.share("train_share", parameters.train_share);
         })?;
         Self::new(&parameters)

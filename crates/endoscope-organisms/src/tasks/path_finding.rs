@@ -1,5 +1,5 @@
 //! Paths in one fixed graph without circles: `<bos> s t`, then a path from `s` to `t` and `end`: `<bos> 3 9 3 5 9 end` (Wang et al.
-//! 2024, ALPINE, arXiv 2405.09220, section 3.1 and appendix). An edge goes from a lesser to a greater node. Pairs of nodes
+//! 2024, ALPINE, arXiv 2405.09220). An edge goes from a lesser to a greater node. Pairs of nodes
 //! that an edge joins are trained on, of the others that have a path about half; for each pair that is trained on there are `walks` random paths,
 //! always the same, and for each edge one more. As in the paper the whole row counts in the loss.
 
@@ -81,7 +81,7 @@ impl Matrix {
     }
 }
 
-/// What the training rows show (the paper's section 3.2).
+/// What the training rows show (the paper's observed matrices).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
     /// Whether some path goes over this edge.
@@ -198,7 +198,7 @@ impl PathFinding {
         observed
     }
 
-    /// How much a path from `source` to `target` must be put together from what was observed (the paper's section 4): 0 if the source was seen on
+    /// How much a path from `source` to `target` must be put together from what was observed (the paper's degree): 0 if the source was seen on
     /// a path to the target, 1 if a node after it was, 2 if one after that; 3 stands for more. `None` without a path.
     pub fn degree(&self, observed: &Observed, source: usize, target: usize) -> Option<usize> {
         let seen = |node: usize| observed.reachability.holds(target, node);

@@ -104,7 +104,7 @@ impl TwoHopFacts {
     /// From the keys of `[task]`, its name left out.
     pub fn from_parameters(parameters: &Table) -> Result<Self> {
         let parameters: Parameters = read(NAME, parameters, |parameters: &Parameters, problems| {
-            problems.count("entities", parameters.entities, 2, 10_000);
+            problems.count("entities", parameters.entities, 2, 5000);
             problems.count("relations", parameters.relations, 1, 1000);
             problems.count("facts_per_entity", parameters.facts_per_entity, 1, parameters.relations.min(50));
             for (key, share) in [
