@@ -22,6 +22,10 @@ use crate::scores::{Means, PairScores};
 use crate::sweep::{Align, Direction, longest};
 use crate::writes::{capturing_streams, capturing_writes, first_difference, writes};
 
+/// How many bytes the copies of the stream that heads read may take at once: of larger arrays the allocator gives every page back,
+/// and clearing new ones costs as much as the arithmetic.
+const COPIES: usize = 12 << 20;
+
 /// How edges are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -226,16 +230,22 @@ impl<'a> EdgesOfPair<'a> {
         cost: &mut SweepCost,
         effects: &mut [f64],
     ) -> Result<()> {
-        let plans = plans.into_iter().map(|plan| self.runs.read(plan)).collect();
-        let batches = budget.batches(self.network, &self.runs.base, plans)?;
-        batches.count(cost);
-        batches.run(self.network, &self.runs.base, |plans, runs| {
-            for (&plan, run) in plans.iter().zip(runs) {
-                cost.work += run.work;
-                effects[numbers[plan]] = self.runs.value_of_read(&run)? - self.runs.unchanged();
-            }
-            Ok(())
-        })
+        let (_, positions, width) = self.difference.dims3()?;
+        let together = (COPIES / (4 * self.graph.heads * positions * width)).max(8);
+        let mut plans = plans.into_iter().map(|plan| self.runs.read(plan));
+        for numbers in numbers.chunks(together) {
+            let some = plans.by_ref().take(together).collect();
+            let batches = budget.batches(self.network, &self.runs.base, some)?;
+            batches.count(cost);
+            batches.run(self.network, &self.runs.base, |plans, runs| {
+                for (&plan, run) in plans.iter().zip(runs) {
+                    cost.work += run.work;
+                    effects[numbers[plan]] = self.runs.value_of_read(&run)? - self.runs.unchanged();
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     fn estimated(&self, method: EdgeMethod) -> Result<Vec<f64>> {
