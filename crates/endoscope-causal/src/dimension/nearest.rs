@@ -14,6 +14,9 @@ use crate::error::Result;
 /// Bytes of products that are held at once (and once more while they are read).
 const BLOCK: usize = 64 << 20;
 
+/// How many points are looked at for each point at least, before it is known how near the nearest are.
+const LANES: usize = 64;
+
 /// Half the distance from 1 to the next f32.
 const ROUNDING: f32 = f32::EPSILON / 2.;
 
@@ -98,26 +101,34 @@ fn centred(points: &[f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
 /// All points that may be among the `count` nearest of one, given its products with all.
 fn candidates(row: usize, products: &[f32], norms: &[f32], count: usize, bound: f32, dim: usize) -> Vec<usize> {
     // Squared distances without |a|², which all have in common; they are off by `bound (|a|² + |b|²)` at most.
-    let mut highest: Vec<f32> =
-        norms.iter().zip(products).map(|(norm, product)| norm * (1. + bound) - 2. * product).collect();
-    highest[row] = f32::INFINITY;
-    let (_, &mut limit, _) = highest.select_nth_unstable_by(count - 1, f32::total_cmp);
+    let highest = |norm: f32, product: f32| norm * (1. + bound) - 2. * product;
+    let lowest = |norm: f32, product: f32| norm * (1. - bound) - 2. * product;
+    // Points are dealt out to lanes, and of each lane the nearest is kept: as many points as lanes, so that the nearest of these
+    // are no nearer than the nearest of all. One of them may be the point itself. Neighbours in the list fall to different lanes.
+    let mut lanes = vec![f32::INFINITY; LANES + 4 * count];
+    let width = lanes.len();
+    for (norms, products) in norms.chunks(width).zip(products.chunks(width)) {
+        for ((lane, &norm), &product) in lanes.iter_mut().zip(norms).zip(products) {
+            *lane = lane.min(highest(norm, product));
+        }
+    }
+    let (_, &mut limit, _) = lanes.select_nth_unstable_by(count, f32::total_cmp);
     // What underflows is smaller than f32's smallest normal number.
     let limit = limit + 2. * bound * norms[row] + 4. * dim as f32 * f32::MIN_POSITIVE;
-    let lowest = norms.iter().zip(products).map(|(norm, product)| norm * (1. - bound) - 2. * product);
-    lowest.enumerate().filter(|&(point, lowest)| lowest <= limit && point != row).map(|(point, _)| point).collect()
+    let near = |&(point, (&norm, &product)): &(usize, (&f32, &f32))| lowest(norm, product) <= limit && point != row;
+    norms.iter().zip(products).enumerate().filter(near).map(|(point, _)| point).collect()
 }
 
 /// In f64, from the points themselves.
 fn squared_distance(points: &[f32], dim: usize, a: usize, b: usize) -> f64 {
-    const LANES: usize = 8;
+    const WIDTH: usize = 8;
     let (a, b) = (&points[a * dim..(a + 1) * dim], &points[b * dim..(b + 1) * dim]);
     let square = |a: f32, b: f32| (f64::from(a) - f64::from(b)).powi(2);
-    let (a, rest_a) = a.as_chunks::<LANES>();
-    let (b, rest_b) = b.as_chunks::<LANES>();
-    let mut sums = [0f64; LANES];
+    let (a, rest_a) = a.as_chunks::<WIDTH>();
+    let (b, rest_b) = b.as_chunks::<WIDTH>();
+    let mut sums = [0f64; WIDTH];
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
+        for lane in 0..WIDTH {
             sums[lane] += square(a[lane], b[lane]);
         }
     }

@@ -62,13 +62,22 @@ pub fn report(
             .into(),
         y_label: "dimension".into(),
     });
-    report.tables.insert("dimensions".into(), measures(found, layers, confidence)?);
+    report.tables.insert("dimensions".into(), figures(found, layers.clone(), confidence)?);
     report.sections.push(Section::Table {
         heading: Some("All figures".into()),
         table: "dimensions".into(),
         caption: "TwoNN finds too few dimensions where points are few for what they fill, the more so the more dimensions there \
                   are; the Gaussian points say how far. Compare figures of equally many points."
             .into(),
+    });
+    let counts = found.iter().flat_map(|site| [site.found.points as f64, site.found.duplicates as f64]).collect();
+    let axes = [("layer", layers), ("count", labels(["points", "duplicates"]))];
+    let description = "different activations, and how many more were equal to one of them";
+    report.tables.insert("points".into(), Table::new(description, axes, counts)?);
+    report.sections.push(Section::Table {
+        heading: Some("Points".into()),
+        table: "points".into(),
+        caption: "Positions with the same tokens up to them are one point, and so are equal activations.".into(),
     });
     report.claims.push(claim(found, &what, fit)?);
     report.sections.push(Section::Claims { heading: Some("What was shown, and what the control gave".into()) });
@@ -96,28 +105,29 @@ fn curves(asked: &DimensionSites, found: &[SiteDimension], layers: Vec<Label>) -
 }
 
 /// Every figure with its interval.
-fn measures(found: &[SiteDimension], layers: Vec<Label>, confidence: f64) -> Result<Table> {
-    let local = found.iter().any(|site| site.found.local.is_some());
-    let mut kinds = vec!["linear", "likelihood"];
-    kinds.extend(local.then_some("local"));
-    let mut names = vec!["points".to_string(), "duplicates".to_string()];
-    for control in ["", "Gaussian "] {
-        for kind in &kinds {
-            names.extend(["", " low", " high"].map(|end| format!("{control}{kind}{end}")));
+fn figures(found: &[SiteDimension], layers: Vec<Label>, confidence: f64) -> Result<Table> {
+    type Of = fn(&Dimension) -> Option<Interval>;
+    let kinds: [(&str, Of); 3] = [
+        ("local", |found| found.local.as_ref().map(|local| local.mean)),
+        ("linear", |found| Some(found.linear)),
+        ("likelihood", |found| Some(found.likelihood)),
+    ];
+    let (mut names, mut values) = (Vec::new(), Vec::new());
+    for (name, of) in kinds {
+        type Which = fn(&SiteDimension) -> &Dimension;
+        let both: [(String, Which); 2] =
+            [(name.into(), |site| &site.found), (format!("{name}, Gaussian"), |site| &site.control)];
+        for (name, which) in both {
+            let intervals: Vec<Interval> = found.iter().filter_map(|site| of(which(site))).collect();
+            if intervals.len() == found.len() {
+                names.push(name);
+                values.extend(intervals.iter().flat_map(|found| [found.estimate, found.low, found.high]));
+            }
         }
     }
-    let row = |site: &SiteDimension| {
-        let mut row = vec![site.found.points as f64, site.found.duplicates as f64];
-        for found in [&site.found, &site.control] {
-            let local = found.local.as_ref().map(|local| local.mean);
-            let intervals = [Some(found.linear), Some(found.likelihood), local];
-            row.extend(intervals.into_iter().flatten().flat_map(|found| [found.estimate, found.low, found.high]));
-        }
-        row
-    };
-    let axes = [("layer", layers), ("measure", labels(names))];
+    let axes = [("figure", labels(names)), ("layer", layers), ("end", labels(["estimate", "low", "high"]))];
     let description = format!("dimension by TwoNN, with {}% intervals over rows (BCa bootstrap)", 100. * confidence);
-    Ok(Table::new(description, axes, found.iter().flat_map(row).collect())?)
+    Ok(Table::new(description, axes, values)?)
 }
 
 fn claim(found: &[SiteDimension], what: &str, fit: Fit) -> Result<Claim> {
