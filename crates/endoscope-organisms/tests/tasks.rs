@@ -163,8 +163,11 @@ fn what_a_task_does_not_have_is_refused() {
     assert!(task("two_hop_facts", &keys).is_err_and(|error| error.to_string().contains("task.seed")));
 }
 
-/// Prompts, and all right answers, in words.
-const READ: &[(&str, &str, &[(&str, &str)])] = &[
+/// A prompt, and all right answers, in words.
+type Read = (&'static str, &'static str);
+
+/// A task, its keys, and prompts.
+const READ: &[(&str, &str, &[Read])] = &[
     (
         "repeated_sequences",
         "words = 20\nshortest = 2\nlongest = 6",

@@ -343,5 +343,4 @@ impl Exercise for PathFinding {
 }
 
 #[cfg(test)]
-#[path = "path_finding_tests.rs"]
 mod tests;

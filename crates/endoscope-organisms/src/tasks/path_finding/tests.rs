@@ -44,9 +44,8 @@ fn a_graph_of_the_papers_size_is_as_the_paper_says() {
     for &(source, target) in &task.test {
         degrees[task.degree(&observed, source, target).unwrap()] += 1;
     }
-    // In the one graph of which study figures are known: 865, 295, 19.
-    println!("test pairs by degree: {degrees:?}");
-    assert!(degrees[0] > degrees[1] && degrees[1] > degrees[2] + degrees[3] && degrees[2] > 0);
+    // In another graph of this kind 865, 295, 19 and 0 of 1179 were found.
+    assert!(degrees[0] > degrees[1] && degrees[1] > degrees[2] + degrees[3] && degrees[2] > 0, "{degrees:?}");
     assert_eq!(task.degree(&observed, 5, 5), None);
 }
 
