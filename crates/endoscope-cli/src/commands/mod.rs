@@ -14,6 +14,7 @@ mod lens;
 mod organisms;
 mod patch;
 mod probe;
+mod study;
 mod train;
 mod verify;
 
@@ -47,6 +48,8 @@ pub enum Command {
     Lens(lens::Lens),
     /// Where a variable lives: a mask or a subspace trained on counterfactual triples.
     Align(align::Align),
+    /// Papers' methods as runnable studies: list, show, run.
+    Study(study::StudyVerb),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -73,6 +76,7 @@ impl Command {
             Self::Probe(verb) => verb.run(output),
             Self::Lens(verb) => verb.run(output),
             Self::Align(verb) => verb.run(output),
+            Self::Study(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Organisms(verb) => verb.run(output),
