@@ -22,7 +22,8 @@ pub fn write(root: &Path, slug: &str) -> Result<PathBuf> {
         bail!("{} exists already", file.display());
     }
     let list = folder.join("mod.rs");
-    let listed = with_line(&read(&list)?, slug).with_context(|| format!("{} has no list `studies! {{ … }}`", list.display()))?;
+    let listed =
+        with_line(&read(&list)?, slug).with_context(|| format!("{} has no list `studies! {{ … }}`", list.display()))?;
     let text = from_template(&read(&folder.join("template.rs"))?, slug);
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     fs::write(&list, listed).with_context(|| format!("cannot write {}", list.display()))?;
@@ -68,10 +69,18 @@ mod tests {
         let folder = root.path().join(STUDIES);
         fs::create_dir_all(&folder).unwrap();
         fs::write(root.path().join(CATALOGUE), "[[paper]]\nnumber = 1\nslug = \"cot-circuit\"\n").unwrap();
-        fs::write(folder.join("template.rs"), "pub struct Template;\nconst SLUG: &str = \"agent-behaviour\";\n").unwrap();
-        fs::write(folder.join("mod.rs"), "//! x\n\nstudies! {\n    atoms::Atoms,\n    talking_heads::TalkingHeads,\n}\n\nmod x;\n").unwrap();
+        fs::write(folder.join("template.rs"), "pub struct Template;\nconst SLUG: &str = \"agent-behaviour\";\n")
+            .unwrap();
+        fs::write(
+            folder.join("mod.rs"),
+            "//! x\n\nstudies! {\n    atoms::Atoms,\n    talking_heads::TalkingHeads,\n}\n\nmod x;\n",
+        )
+        .unwrap();
         let written = write(root.path(), "cot-circuit").unwrap();
-        assert_eq!(fs::read_to_string(&written).unwrap(), "pub struct CotCircuit;\nconst SLUG: &str = \"cot-circuit\";\n");
+        assert_eq!(
+            fs::read_to_string(&written).unwrap(),
+            "pub struct CotCircuit;\nconst SLUG: &str = \"cot-circuit\";\n"
+        );
         assert!(written.ends_with("cot_circuit.rs"));
         let list = fs::read_to_string(folder.join("mod.rs")).unwrap();
         let expected = "//! x\n\nstudies! {\n    atoms::Atoms,\n    cot_circuit::CotCircuit,\n    talking_heads::TalkingHeads,\n}\n\nmod x;\n";

@@ -130,7 +130,8 @@ fn problems(at: usize, card: &Card, before: &[Card]) -> Vec<String> {
         }
     };
     unless(card.number as usize == at + 1, &format!("stands in place {}", at + 1));
-    let plain = |text: &str| text.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
+    let plain =
+        |text: &str| text.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
     unless(!card.slug.is_empty() && plain(&card.slug), "needs a slug of small letters, digits and hyphens");
     unless(before.iter().all(|other| other.slug != card.slug), "has the slug of another paper");
     let written = [card.title.is_some(), !card.topics.is_empty(), !card.summary.trim().is_empty()];
@@ -139,7 +140,11 @@ fn problems(at: usize, card: &Card, before: &[Card]) -> Vec<String> {
     let digits = |text: &str| text.chars().all(|letter| letter.is_ascii_digit());
     let is_id = |id: &String| {
         id.split_once('.').is_some_and(|(month, number)| {
-            digits(month) && digits(number) && month.len() == 4 && (4..=5).contains(&number.len()) && ("01"..="12").contains(&&month[2..])
+            digits(month)
+                && digits(number)
+                && month.len() == 4
+                && (4..=5).contains(&number.len())
+                && ("01"..="12").contains(&&month[2..])
         })
     };
     unless(card.arxiv.as_ref().is_none_or(is_id), "has an arXiv id that is none");
@@ -183,7 +188,8 @@ mod tests {
 
     #[test]
     fn papers_are_found_by_topic_and_by_words() {
-        let slugs = |topic, text| search(topic, text).unwrap().iter().map(|card| card.slug.as_str()).collect::<Vec<_>>();
+        let slugs =
+            |topic, text| search(topic, text).unwrap().iter().map(|card| card.slug.as_str()).collect::<Vec<_>>();
         assert_eq!(slugs(None, "").len(), 40);
         assert_eq!(slugs(None, "Low-Rank channels"), ["talking-heads"]);
         assert_eq!(slugs(None, "2406.09519"), ["talking-heads"]);

@@ -184,7 +184,11 @@ mod tests {
     fn the_verdict_follows_from_the_figures() {
         let (strong, weak) = ([0.5, 0.51, 0.52], [0.01, 0.02, 0.03]);
         assert_eq!(verdict(&strong, &weak), Verdict::Shown);
-        assert_eq!(verdict(&[0.9, 0.05, 0.5], &weak), Verdict::Partly, "the interval of the effect reaches over its line");
+        assert_eq!(
+            verdict(&[0.9, 0.05, 0.5], &weak),
+            Verdict::Partly,
+            "the interval of the effect reaches over its line"
+        );
         assert_eq!(verdict(&strong, &[0.0, 0.2, 0.0]), Verdict::Partly, "the interval of the control does");
         assert_eq!(verdict(&[0.2, 0.21, 0.2], &weak), Verdict::NotShown, "there is no effect");
         assert_eq!(verdict(&strong, &strong), Verdict::NotShown, "the control has it too");
@@ -195,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_claim_says_figures_intervals_and_control() {
-        let finding = test(Line::AtLeast(0.3), Line::AtMost(0.1)).judge(&[0.5, 0.51, 0.52], &[0.01, 0.02, 0.03]).unwrap();
+        let finding =
+            test(Line::AtLeast(0.3), Line::AtMost(0.1)).judge(&[0.5, 0.51, 0.52], &[0.01, 0.02, 0.03]).unwrap();
         let claim = finding.claim().unwrap();
         assert!(claim.measured.to_string().starts_with("0.510 logits ("), "{}", claim.measured);
         assert!(claim.control.as_str().starts_with("random heads: 0.02"), "{}", claim.control.as_str());

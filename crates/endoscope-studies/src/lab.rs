@@ -251,7 +251,9 @@ mod tests {
 
     #[test]
     fn seeds_that_say_nothing_are_refused() {
-        for (seeds, part) in [(vec![], "only 0 seeds"), (vec![1], "only one"), (vec![1, 2], "only 2"), (vec![1, 2, 1], "twice")] {
+        for (seeds, part) in
+            [(vec![], "only 0 seeds"), (vec![1], "only one"), (vec![1, 2], "only 2"), (vec![1, 2, 1], "twice")]
+        {
             let error = Lab::new(Level::Smoke, seeds).err().unwrap().to_string();
             assert!(error.contains(part) && error.contains("--seeds"), "{error}");
         }

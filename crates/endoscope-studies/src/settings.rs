@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn settings_are_read_by_their_declaration() {
-        let read = written(&["rows=1", "strength = -0.5", "way=far_down", "done=true", "sizes=[3,4]", "rows=64"]).unwrap();
+        let read =
+            written(&["rows=1", "strength = -0.5", "way=far_down", "done=true", "sizes=[3,4]", "rows=64"]).unwrap();
         let expected = Config { rows: 64, strength: -0.5, way: Way::FarDown, done: true, sizes: vec![3, 4] };
         assert_eq!(read, expected);
         assert_eq!(written(&[]).unwrap(), Config::default());

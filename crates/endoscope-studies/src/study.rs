@@ -156,7 +156,9 @@ fn report(study: &dyn Runnable, lab: &Lab<'_>, outcome: Outcome) -> Result<Repor
     let shown = findings.iter().filter(|finding| finding.verdict() == Verdict::Shown).count();
     let verdict = overall(card.kind, &findings);
     let level = match lab.level {
-        Level::Smoke => " This is the level `smoke`, which checks the machinery; verdicts are those of the level `full`.",
+        Level::Smoke => {
+            " This is the level `smoke`, which checks the machinery; verdicts are those of the level `full`."
+        }
         Level::Full => "",
     };
     let summary = format!("{verdict}: {shown} of {} claims tested are shown. {summary}{level}", findings.len());
@@ -189,8 +191,11 @@ fn report(study: &dyn Runnable, lab: &Lab<'_>, outcome: Outcome) -> Result<Repor
     });
     report.tables = tables;
     if !study.untested().is_empty() {
-        let untested: Vec<String> = study.untested().iter().map(|each| format!("{} {}", each.claim, each.why)).collect();
-        report.sections.push(Section::Text { heading: Some("What was not tested".into()), body: untested.join("\n\n") });
+        let untested: Vec<String> =
+            study.untested().iter().map(|each| format!("{} {}", each.claim, each.why)).collect();
+        report
+            .sections
+            .push(Section::Text { heading: Some("What was not tested".into()), body: untested.join("\n\n") });
     }
     report.check()?;
     Ok(report)

@@ -60,9 +60,23 @@ fn each_declares_its_seeds_and_its_page() {
 }
 
 #[test]
+fn the_page_lists_the_catalogue() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/studies.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for card in papers().unwrap() {
+        let runs = STUDIES.iter().any(|study| study.slug() == card.slug);
+        let study = if runs { format!("[runs](studies/{}.md)", card.slug) } else { "-".into() };
+        let row = format!("| {} | {} | `{}` | {study} |\n", card.number, card.heading(), card.slug);
+        assert!(page.contains(&row), "docs/studies.md lacks the row\n{row}");
+    }
+}
+
+#[test]
 fn a_paper_without_a_study_says_so() {
     let error = |slug: &str| study(slug).err().unwrap().to_string();
-    assert!(error("reservoir-balance").contains("no study yet") && error("reservoir-balance").contains("talking-heads"));
+    assert!(
+        error("reservoir-balance").contains("no study yet") && error("reservoir-balance").contains("talking-heads")
+    );
     assert!(error("talking-haeds").contains("nearest: talking-heads"), "{}", error("talking-haeds"));
     assert!(!error("zzz").contains("nearest"), "{}", error("zzz"));
 }

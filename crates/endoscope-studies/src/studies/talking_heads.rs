@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Device, Tensor};
 use endoscope_causal::{accuracy, repeated_tokens};
-use endoscope_models::circuits::Composition;
 use endoscope_models::factored::Factored;
 use endoscope_models::process::{self, Process};
 use endoscope_models::{Decoder, Model};
@@ -45,7 +44,7 @@ pub struct Config {
     /// How many sequences each figure is measured on.
     #[schemars(range(min = 2, max = 4096))]
     rows: usize,
-    /// How many words a sequence has before it repeats; up to a quarter more.
+    /// How many words a sequence has before it repeats.
     #[schemars(range(min = 4, max = 512))]
     period: usize,
     /// How many components the channel has.
@@ -131,9 +130,9 @@ impl Study for TalkingHeads {
             (Some(recipe), true) => {
                 let mut recipe = recipe.clone();
                 recipe.training.seed = seed;
-                measure(&*lab.trained(&recipe)?, config, seed)
+                measure(&*lab.trained(&recipe)?, config, seed, channel)
             }
-            _ => measure(&organism, config, seed),
+            _ => measure(&organism, config, seed, channel),
         })?;
         let planted = lab.organism(CONSTRUCTED)?;
         let planted = lab.each_seed("ground truth", &PLANTED, |seed| ground_truth(&planted.decoder, seed))?;
@@ -141,8 +140,11 @@ impl Study for TalkingHeads {
     }
 }
 
+/// How the directions of a channel are chosen: [`channel`], or in a test something that is none.
+type Choose = fn(&Decoder, Head, Head, usize) -> Result<Tensor>;
+
 /// Everything of one model and seed.
-fn measure(model: &Model, config: &Config, seed: u64) -> Result<Figures> {
+fn measure(model: &Model, config: &Config, seed: u64, choose: Choose) -> Result<Figures> {
     let folded = folded(&model.decoder)?;
     let scores = Scores::of(&folded)?;
     let [writer, reader] = scores.highest();
@@ -153,14 +155,14 @@ fn measure(model: &Model, config: &Config, seed: u64) -> Result<Figures> {
             reason: format!("of words that were all there before it predicts {whole:.3}; at least {REPEATS} must be right"),
         });
     }
-    let channel = channel(&folded, writer, reader, config.rank)?;
+    let channel = choose(&folded, writer, reader, config.rank)?;
     let written = bench.written(writer)?;
     let parts = along(&written, &channel)?;
     let removed = |head: Head, parts: &Tensor, directions: &Tensor| bench.accuracy(&adds(head, &times(parts, directions)?.neg()?)?);
     let without = removed(writer, &parts, &channel)?;
     let without_other = match scores.quietest(writer, reader) {
         Some(other) => {
-            let directions = self::channel(&folded, other, reader, config.rank)?;
+            let directions = choose(&folded, other, reader, config.rank)?;
             removed(other, &along(&bench.written(other)?, &directions)?, &directions)?
         }
         // The writer's layer has no other head to compare with: the control is as good as the effect, and so nothing is shown.
@@ -196,7 +198,7 @@ fn folded(decoder: &Decoder) -> Result<Decoder> {
     Ok(folded)
 }
 
-/// On weights written by hand: the planted writer's score over the highest of any other head of its layer, for the planted reader. And the
+/// On weights written by hand: the planted writer's score less the highest of any other head of its layer, for the planted reader. And the
 /// same where all weights are random.
 fn ground_truth(decoder: &Decoder, seed: u64) -> Result<[f64; 2]> {
     let decoder = folded(decoder)?;
@@ -204,7 +206,7 @@ fn ground_truth(decoder: &Decoder, seed: u64) -> Result<[f64; 2]> {
     let lead = |scores: &Scores| {
         let others = (0..decoder.spec.heads).map(|head| Head { head, ..writer }).filter(|other| *other != writer);
         let next = others.filter_map(|other| scores.of_pair(other, reader)).fold(0., f64::max);
-        scores.of_pair(writer, reader).unwrap_or(0.) / next
+        scores.of_pair(writer, reader).unwrap_or(0.) - next
     };
     Ok([lead(&Scores::of(&decoder)?), lead(&Scores::random(&decoder, seed)?)])
 }
@@ -216,10 +218,10 @@ fn outcome(config: &Config, figures: &[Figures], planted: &[[f64; 2]]) -> Result
     let findings = vec![
         Test {
             claim: "In weights written by hand, the keys of the reader compose most with the head that was planted as its writer.".into(),
-            unit: "times the score of the next head".into(),
-            effect: Line::AtLeast(1.5),
+            unit: "more than the score of the next head".into(),
+            effect: Line::AtLeast(0.1),
             control: "the same place in random weights".into(),
-            absent: Line::AtMost(1.25),
+            absent: Line::AtMost(0.05),
         }
         .judge(&planted.iter().map(|each| each[0]).collect::<Vec<_>>(), &planted.iter().map(|each| each[1]).collect::<Vec<_>>())?,
         Test {
@@ -293,9 +295,10 @@ struct Scores {
 impl Scores {
     /// Of a model's own weights.
     fn of(decoder: &Decoder) -> Result<Self> {
-        let (layers, heads) = (decoder.spec.layers, decoder.spec.heads);
-        let all = decoder.composition_scores(Composition::Key)?.reshape((layers * heads, layers * heads))?.to_vec2::<f32>()?;
-        Self::new(heads, |writer, reader| f64::from(all[writer][reader]), layers)
+        let layers = 0..decoder.spec.layers;
+        let writes = layers.clone().map(|layer| Ok(decoder.ov(layer)?)).collect::<Result<Vec<_>>>()?.into_iter().flatten();
+        let reads = layers.map(|layer| Ok(decoder.qk(layer)?)).collect::<Result<Vec<_>>>()?.into_iter().flatten();
+        Self::of_factors(decoder.spec.heads, &writes.collect::<Vec<_>>(), &reads.map(|qk| qk.transpose()).collect::<Vec<_>>())
     }
 
     /// Of weights drawn at random in the shapes of a model's: what is left when nothing was learned.
@@ -304,22 +307,20 @@ impl Scores {
         let drawn = |stream: u64| -> Result<Factored> {
             Ok(Factored::new(&noise((width, inner), seed, stream)?, &noise((inner, width), seed, stream + 1)?)?)
         };
-        let mut all = vec![vec![0.; layers * heads]; layers * heads];
         let factored = |which: u64| (0..layers * heads).map(|head| drawn(4 * head as u64 + which)).collect::<Result<Vec<_>>>();
-        let (writes, reads) = (factored(0)?, factored(2)?);
-        for (writer, write) in writes.iter().enumerate() {
-            for (reader, read) in reads.iter().enumerate().filter(|(reader, _)| reader / heads > writer / heads) {
-                let product = Factored::new(&write.without_left()?, &read.without_right()?)?;
-                all[writer][reader] = product.norm() / (write.norm() * read.norm());
-            }
-        }
-        Self::new(heads, |writer, reader| all[writer][reader], layers)
+        Self::of_factors(heads, &factored(0)?, &factored(2)?)
     }
 
-    fn new(heads: usize, score: impl Fn(usize, usize) -> f64, layers: usize) -> Result<Self> {
-        let pairs = (0..layers * heads).flat_map(|writer| (0..layers * heads).map(move |reader| [writer, reader]));
-        let later = pairs.filter(|[writer, reader]| reader / heads > writer / heads);
-        let of: BTreeMap<_, _> = later.map(|pair| (pair, score(pair[0], pair[1]))).collect();
+    /// `|W_OV (W_QK)^T| / (|W_OV| |W_QK|)` of every head's `W_OV` with that of every head of a later layer; 0 where either does nothing.
+    fn of_factors(heads: usize, writes: &[Factored], reads: &[Factored]) -> Result<Self> {
+        let mut of = BTreeMap::new();
+        for (writer, write) in writes.iter().enumerate() {
+            for (reader, read) in reads.iter().enumerate().filter(|(reader, _)| reader / heads > writer / heads) {
+                let norms = write.norm() * read.norm();
+                let product = Factored::new(&write.without_left()?, &read.without_right()?)?.norm();
+                of.insert([writer, reader], if norms > 0. { product / norms } else { 0. });
+            }
+        }
         match of.is_empty() {
             true => Err(Error::Unsuitable { reason: "it has no two layers, so no head reads another".into() }),
             false => Ok(Self { heads, of }),
@@ -358,21 +359,28 @@ impl Scores {
     }
 }
 
-/// The directions `[rank, d]` of the components of what `writer` writes of which `reader`'s keys read most; orthonormal.
+/// The channel from `writer` to `reader`: the `rank` directions `[rank, d]` with the highest scores.
 fn channel(folded: &Decoder, writer: Head, reader: Head, rank: usize) -> Result<Tensor> {
+    let directions = directions(folded, writer, reader)?;
+    match directions.dim(0)? {
+        most if rank <= most => Ok(directions.narrow(0, 0, rank)?),
+        most => {
+            let problems = vec![format!("`rank` is {rank}, but what head {writer} writes has {most} components")];
+            Err(Error::Settings { slug: TalkingHeads::SLUG, problems })
+        }
+    }
+}
+
+/// The directions `[component, d]` of all components of what `writer` writes, orthonormal, in order of how much `reader`'s keys read of each.
+fn directions(folded: &Decoder, writer: Head, reader: Head) -> Result<Tensor> {
     let written = folded.ov(writer.layer)?[writer.head].svd()?;
     let read = folded.qk(reader.layer)?[reader.head].transpose().without_right()?;
     let directions = written.right.t()?.contiguous()?;
-    let scores = directions.matmul(&read)?.sqr()?.sum(D::Minus1)?.sqrt()?.to_vec1::<f32>()?;
-    if rank > scores.len() {
-        let problems = vec![format!("`rank` is {rank}, but what head {writer} writes has {} components", scores.len())];
-        return Err(Error::Settings { slug: TalkingHeads::SLUG, problems });
-    }
-    let score = |&at: &usize| f64::from(scores[at]) * written.values[at];
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| score(b).total_cmp(&score(a)));
-    let chosen: Vec<u32> = order[..rank].iter().map(|&at| at as u32).collect();
-    Ok(directions.index_select(&Tensor::new(chosen, &Device::Cpu)?, 0)?)
+    let lengths = directions.matmul(&read)?.sqr()?.sum(D::Minus1)?.sqrt()?.to_vec1::<f32>()?;
+    let score = |at: u32| f64::from(lengths[at as usize]) * written.values[at as usize];
+    let mut order: Vec<u32> = (0..lengths.len() as u32).collect();
+    order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+    Ok(directions.index_select(&Tensor::new(order, &Device::Cpu)?, 0)?)
 }
 
 /// Orthonormal directions `[rank, d]`, drawn at random.
@@ -469,4 +477,100 @@ fn times(rows: &Tensor, matrix: &Tensor) -> Result<Tensor> {
 fn adds(head: Head, change: &Tensor) -> Result<Plan> {
     let change = Change::Add { value: change.unsqueeze(2)?.into(), scale: 1. };
     Ok(Plan::default().edit(Edit::new(format!("result.{}", head.layer), change).at(AxisName::Head, Index::At(head.head as i64))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Level;
+    use endoscope_models::circuits::Composition;
+    use endoscope_report::Verdict;
+
+    /// The components that the reader's keys read least: a channel that carries nothing.
+    fn least_read(folded: &Decoder, writer: Head, reader: Head, rank: usize) -> Result<Tensor> {
+        let all = directions(folded, writer, reader)?;
+        Ok(all.narrow(0, all.dim(0)? - rank, rank)?)
+    }
+
+    fn figures(choose: Choose) -> Vec<Figures> {
+        let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        let model = lab.model(ORGANISM).unwrap();
+        let config = TalkingHeads::smoke();
+        lab.seeds().iter().map(|&seed| measure(&model, &config, seed, choose).unwrap()).collect()
+    }
+
+    fn verdicts(figures: &[Figures], planted: [f64; 2]) -> Vec<Verdict> {
+        let outcome = outcome(&TalkingHeads::smoke(), figures, &[planted; 3]).unwrap();
+        outcome.findings.iter().map(|finding| finding.verdict()).collect()
+    }
+
+    #[test]
+    fn claims_fall_where_the_effect_is_taken_away() {
+        let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        let constructed = lab.organism(CONSTRUCTED).unwrap();
+        let planted = ground_truth(&constructed.decoder, 1).unwrap();
+        let mut found = figures(channel);
+        for each in &found {
+            assert_eq!((each.writer, each.reader.layer), (Head { layer: 0, head: 7 }, 1), "the previous-token head");
+            assert!(each.whole > 0.98 && each.whole - each.without > 0.35, "{each:?}");
+            assert!(each.moved > 0.4 && each.moved_random < 0.1, "{each:?}");
+        }
+        let [truth, stands_out, _, of_the_head, _] = verdicts(&found, planted)[..] else { panic!("five claims") };
+        assert_eq!([truth, stands_out, of_the_head], [Verdict::Shown; 3]);
+        // Scores of random weights in place of the model's.
+        for each in &mut found {
+            each.outlier = each.untrained_outlier;
+        }
+        assert_eq!(verdicts(&found, [planted[1]; 2])[..2], [Verdict::NotShown; 2]);
+        // A channel of what nobody reads.
+        let empty = figures(least_read);
+        for each in &empty {
+            assert!(each.whole - each.without < 0.05 && each.moved < 0.1, "{each:?}");
+        }
+        assert_eq!(verdicts(&empty, planted)[2..], [Verdict::NotShown; 3]);
+    }
+
+    #[test]
+    fn the_scores_are_those_of_the_decoder() {
+        let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        let folded = folded(&lab.model(ORGANISM).unwrap().decoder).unwrap();
+        let scores = Scores::of(&folded).unwrap();
+        let all = folded.composition_scores(Composition::Key).unwrap();
+        let count = all.elem_count().isqrt();
+        let all = all.reshape((count, count)).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(scores.of.len(), 64);
+        for ([writer, reader], score) in &scores.of {
+            assert!((score - f64::from(all[*writer][*reader])).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_channel_is_orthonormal_and_not_wider_than_what_is_written() {
+        let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        let folded = folded(&lab.model(ORGANISM).unwrap().decoder).unwrap();
+        let [writer, reader] = Scores::of(&folded).unwrap().highest();
+        for directions in [channel(&folded, writer, reader, 8).unwrap(), random_directions((8, 64), 1, 2).unwrap()] {
+            let gram = directions.matmul(&directions.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+            for (row, products) in gram.iter().enumerate() {
+                for (column, product) in products.iter().enumerate() {
+                    assert!((product - f32::from(u8::from(row == column))).abs() < 1e-4, "{row} {column}: {product}");
+                }
+            }
+        }
+        assert!(channel(&folded, writer, reader, 9).unwrap_err().to_string().contains("8 components"));
+    }
+
+    #[test]
+    fn a_model_that_repeats_nothing_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap().with_cache(folder.path());
+        let mut recipe = Recipe::read(lab.organism(ORGANISM).unwrap().directory.join("recipe.toml")).unwrap();
+        (recipe.training.steps, recipe.training.warmup_steps) = (1, 0);
+        let model = lab.trained(&recipe).unwrap();
+        let error = measure(&model, &TalkingHeads::smoke(), 1, channel).unwrap_err().to_string();
+        assert!(error.contains("at least 0.5"), "{error}");
+        // Trained once: it is opened from where it is kept.
+        assert_eq!(lab.trained(&recipe).unwrap().directory, model.directory);
+        assert!(model.directory.starts_with(folder.path()));
+    }
 }

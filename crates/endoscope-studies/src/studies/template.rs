@@ -38,10 +38,8 @@ impl Study for Template {
     const SLUG: &'static str = "agent-behaviour";
     // Settle the lines below on two or three other seeds, then do not move them.
     const SEEDS: &'static [u64] = &[11, 12, 13];
-    const UNTESTED: &'static [Untested] = &[Untested {
-        claim: "What the paper claims besides.",
-        why: "Why it cannot be tested here.",
-    }];
+    const UNTESTED: &'static [Untested] =
+        &[Untested { claim: "What the paper claims besides.", why: "Why it cannot be tested here." }];
     type Config = Config;
 
     fn smoke() -> Config {

@@ -57,7 +57,8 @@ fn described(card: &Card) -> String {
 
 fn runs(study: &dyn Runnable) -> String {
     let seeds = study.seeds().iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-    let mut text = format!("\nendoscope study run {} [--level smoke] [--set key=value]\nseeds: {seeds}\n", study.slug());
+    let mut text =
+        format!("\nendoscope study run {} [--level smoke] [--set key=value]\nseeds: {seeds}\n", study.slug());
     text += "\nsettings (full, smoke):\n";
     let settings = study.settings();
     let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or(0);
