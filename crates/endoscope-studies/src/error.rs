@@ -96,13 +96,13 @@ pub enum Error {
     Causal(#[from] endoscope_causal::Error),
     /// From a model.
     #[error(transparent)]
-    Model(#[from] endoscope_models::Error),
+    Model(Box<endoscope_models::Error>),
     /// From an organism.
     #[error(transparent)]
-    Organism(#[from] endoscope_organisms::Error),
+    Organism(Box<endoscope_organisms::Error>),
     /// From training.
     #[error(transparent)]
-    Train(#[from] endoscope_train::Error),
+    Train(Box<endoscope_train::Error>),
     /// From a report.
     #[error(transparent)]
     Report(#[from] endoscope_report::Error),
@@ -110,6 +110,18 @@ pub enum Error {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
+
+// In a box, because the largest of them would make every result of this crate large.
+macro_rules! boxed {
+    ($($variant:ident $from:ty),*) => {
+        $(impl From<$from> for Error {
+            fn from(error: $from) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })*
+    };
+}
+boxed!(Model endoscope_models::Error, Organism endoscope_organisms::Error, Train endoscope_train::Error);
 
 fn nearest_of(names: &[String]) -> String {
     match names {

@@ -241,7 +241,7 @@ fn outcome(config: &Config, figures: &[Figures], planted: &[[f64; 2]]) -> Result
         }
         .judge(&dropped, &all(|f| f.whole - f.without_random))?,
         Test {
-            claim: format!("It is lost without that head's {rank} components, not without those of just any head of its layer."),
+            claim: format!("That head's {rank} components cost it that, those of just any head of its layer do not."),
             unit: "of accuracy lost".into(),
             effect: Line::AtLeast(0.3),
             control: "as many components of the head of that layer which the reader composes with least".into(),
