@@ -233,7 +233,7 @@ fn outcome(config: &Config, figures: &[Figures], planted: &[[f64; 2]]) -> Result
         }
         .judge(&all(|f| f.outlier), &all(|f| f.untrained_outlier))?,
         Test {
-            claim: format!("Without the {rank} components of that pair's channel the task is lost."),
+            claim: format!("Taking away the {rank} components of that pair's channel costs the task 30 points of accuracy or more."),
             unit: "of accuracy lost".into(),
             effect: Line::AtLeast(0.3),
             control: "as much taken away in random directions".into(),
@@ -241,7 +241,7 @@ fn outcome(config: &Config, figures: &[Figures], planted: &[[f64; 2]]) -> Result
         }
         .judge(&dropped, &all(|f| f.whole - f.without_random))?,
         Test {
-            claim: format!("That head's {rank} components cost it that, those of just any head of its layer do not."),
+            claim: format!("The {rank} components of that head cost the task as much, those of just any head of its layer do not."),
             unit: "of accuracy lost".into(),
             effect: Line::AtLeast(0.3),
             control: "as many components of the head of that layer which the reader composes with least".into(),
