@@ -161,7 +161,7 @@ fn report(study: &dyn Runnable, lab: &Lab<'_>, outcome: Outcome) -> Result<Repor
         }
         Level::Full => "",
     };
-    let summary = format!("{verdict}: {shown} of {} claims tested are shown. {summary}{level}", findings.len());
+    let summary = format!("{verdict}: {shown} of {} claims shown. {summary}{level}", findings.len());
     let mut report = Report::new(card.heading(), format!("study {}", study.slug()), capitalised(&summary));
     report.claims = findings.iter().map(Finding::claim).collect::<Result<_>>()?;
     report.sections.push(Section::Claims { heading: Some("Claims".into()) });
