@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{document, endoscope, names, read_json, refused, text};
+use common::{document, endoscope, names, organism, read_json, refused, text};
 
 #[test]
 fn the_list_has_all_papers_and_says_which_run() {
@@ -85,6 +85,36 @@ fn a_run_writes_its_report_and_keeps_its_steps() {
     assert!(!kept.is_empty());
     assert_eq!(run("second"), report, "from kept steps, bit for bit");
     assert_eq!(names(&folder.path().join("runs/cache")), kept, "nothing was computed again");
+}
+
+#[test]
+fn a_model_of_the_user_takes_the_organism_s_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = endoscope();
+    run.current_dir(folder.path()).args([
+        "study",
+        "run",
+        "talking-heads",
+        "--level",
+        "smoke",
+        "--set",
+        "rows=8",
+        "--set",
+        "rank=6",
+    ]);
+    let report = document(run.args(["--json", "--out", "run", "--model"]).arg(organism()));
+    let summary = report["summary"].as_str().unwrap();
+    assert!(summary.contains("0.1 to 1.") && !summary.contains("0.7"), "{summary}");
+    let figures = &report["tables"]["figures"]["values"];
+    for seed in 0..3 {
+        let [lost, moved] = [2, 4].map(|claim: usize| figures[claim][0][seed].as_f64().unwrap());
+        assert!(lost > 0.5 && moved > 0.7, "{lost} {moved}");
+    }
+    let provenance = read_json(&folder.path().join("run/provenance.json"));
+    let files: Vec<&str> =
+        provenance["files"].as_array().unwrap().iter().filter_map(|file| file["path"].as_str()).collect();
+    assert!(files.iter().any(|file| file.ends_with("induction/model.safetensors")), "{files:?}");
+    assert!(!files.iter().any(|file| file.contains("redundant")), "{files:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub enum Line {
 }
 
 impl Line {
-    /// How many of three there are on this side: the mean, and the whole interval.
+    /// Whether a measured mean lies on this side.
     fn side(self, measured: &Seeds) -> Side {
         let (mean, interval) = match self {
             Self::AtLeast(line) => (measured.mean >= line, measured.low >= line),

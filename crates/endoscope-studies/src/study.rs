@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::catalogue::{Card, Kind, paper};
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result};
 use crate::finding::{CONFIDENCE, Finding};
 use crate::lab::{Lab, Level};
 use crate::settings::{Setting, Settings, describe, schema, set};
@@ -123,14 +123,8 @@ pub fn study(slug: &str) -> Result<&'static dyn Runnable> {
         return Ok(*study);
     }
     let runnable: Vec<&str> = STUDIES.iter().map(|study| study.slug()).collect();
-    match paper(slug) {
-        Ok(_) => Err(Error::NoStudy { slug: slug.to_string(), runnable: runnable.join(", ") }),
-        Err(Error::UnknownPaper { slug, .. }) => {
-            let papers = crate::catalogue::papers()?.iter().map(|card| card.slug.as_str());
-            Err(Error::UnknownPaper { nearest: nearest(&slug, papers), slug })
-        }
-        Err(other) => Err(other),
-    }
+    paper(slug)?;
+    Err(Error::NoStudy { slug: slug.to_string(), runnable: runnable.join(", ") })
 }
 
 /// The word for all findings of a study together: by counting their verdicts.

@@ -110,6 +110,10 @@ impl Study for TalkingHeads {
             why: "That needs a model which has learned lists and fails on long ones.",
         },
         Untested {
+            claim: "Heads talk to the queries and values of later ones as well.",
+            why: "Only keys are scored here, because they are what the mechanism of this organism uses.",
+        },
+        Untested {
             claim: "The same holds in models of hundreds of millions of weights.",
             why: "It was not run on any; --model takes one that repeats sequences.",
         },
