@@ -94,7 +94,8 @@ fn the_readme() {
 #[test]
 fn the_pages() {
     let mut run = 0;
-    for page in fs::read_dir(repository().join("docs")).unwrap().map(|entry| entry.unwrap().path()) {
+    let folders = ["docs", "docs/studies"].map(|folder| fs::read_dir(repository().join(folder)).unwrap());
+    for page in folders.into_iter().flatten().map(|entry| entry.unwrap().path()) {
         if page.extension().is_some_and(|extension| extension == "md") {
             run += type_page(&page);
         }

@@ -1,4 +1,4 @@
-//! Every verb has its page, every page is found from the first, and every link leads somewhere.
+//! Every verb and every study has its page, every page is found from the first, and every link leads somewhere.
 
 use std::collections::BTreeSet;
 
@@ -7,24 +7,27 @@ use crate::markdown::links;
 use crate::tree::Tree;
 
 const COMMANDS: &str = "crates/endoscope-cli/src/commands/";
+const STUDIES: &str = "crates/endoscope-studies/src/studies/";
 const DOCS: &str = "docs/";
 const FIRST: &str = "docs/README.md";
 
 pub fn check(tree: &Tree) -> Vec<Problem> {
-    let mut problems = verbs_without_page(tree);
+    let mut problems = without_page(tree, COMMANDS, "", "verb");
+    problems.extend(without_page(tree, STUDIES, "studies/", "study"));
     problems.extend(pages_without_link(tree));
     problems.extend(links_to_nowhere(tree));
     problems
 }
 
-fn verbs_without_page(tree: &Tree) -> Vec<Problem> {
-    let inside = tree.files.keys().filter_map(|path| path.strip_prefix(COMMANDS));
+/// The files of a folder of code whose pages in a folder of docs/ are missing; `what` they are.
+fn without_page(tree: &Tree, code: &str, docs: &str, what: &str) -> Vec<Problem> {
+    let inside = tree.files.keys().filter_map(|path| path.strip_prefix(code));
     let names = inside.map(|path| path.split('/').next().unwrap_or(path).trim_end_matches(".rs").replace('_', "-"));
-    let verbs: BTreeSet<String> = names.filter(|name| name != "mod").collect();
-    let pages = verbs.into_iter().map(|verb| (format!("{DOCS}{verb}.md"), verb));
+    let names: BTreeSet<String> = names.filter(|name| name != "mod" && name != "template").collect();
+    let pages = names.into_iter().map(|name| (format!("{DOCS}{docs}{name}.md"), name));
     pages
         .filter(|(page, _)| !tree.files.contains_key(page))
-        .map(|(page, verb)| Problem::of(&page, format!("is missing: write the page of the verb `{verb}`")))
+        .map(|(page, name)| Problem::of(&page, format!("is missing: write the page of the {what} `{name}`")))
         .collect()
 }
 
@@ -75,6 +78,19 @@ mod tests {
             ("docs/inspect.md", ""),
         ];
         assert_eq!(places(check, &files), ["docs/dict.md", "docs/patch.md"]);
+    }
+
+    #[test]
+    fn a_study_without_page_is_a_problem() {
+        let files = [
+            ("crates/endoscope-studies/src/studies/mod.rs", ""),
+            ("crates/endoscope-studies/src/studies/template.rs", ""),
+            ("crates/endoscope-studies/src/studies/cot_circuit.rs", ""),
+            ("crates/endoscope-studies/src/studies/talking_heads.rs", ""),
+            ("docs/README.md", "[talking heads](studies/talking-heads.md)"),
+            ("docs/studies/talking-heads.md", ""),
+        ];
+        assert_eq!(places(check, &files), ["docs/studies/cot-circuit.md"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod lens;
 mod organisms;
 mod patch;
 mod probe;
+mod study;
 mod train;
 mod verify;
 
@@ -50,6 +51,8 @@ pub enum Command {
     Lens(lens::Lens),
     /// Where a variable lives: a mask or a subspace trained on counterfactual triples.
     Align(align::Align),
+    /// Papers' methods as runnable studies: list, show, run.
+    Study(study::StudyVerb),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -77,6 +80,7 @@ impl Command {
             Self::Dimension(verb) => verb.run(output),
             Self::Lens(verb) => verb.run(output),
             Self::Align(verb) => verb.run(output),
+            Self::Study(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Organisms(verb) => verb.run(output),

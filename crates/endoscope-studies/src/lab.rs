@@ -1,0 +1,302 @@
+//! The lab: what a study is given. A model, seeds, a level, whoever watches, and a cache of finished steps.
+
+use std::cell::RefCell;
+use std::ops::{ControlFlow, Deref};
+use std::path::{Path, PathBuf};
+
+use endoscope_models::Model;
+use endoscope_organisms::write_organism;
+use endoscope_report::HashedFile;
+use endoscope_train::{Outcome, Recipe};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::finding::FEWEST_SEEDS;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Seconds: the machinery and what is exact.
+    Smoke,
+    /// Minutes: what the verdicts of the page rest on.
+    Full,
+}
+
+impl Level {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// How far a study is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// What is being done.
+    pub step: &'a str,
+    /// How many parts of it are done.
+    pub done: u64,
+    /// Of how many.
+    pub total: u64,
+}
+
+/// Is told how far a study is, and may ask it to stop.
+pub type Watch<'a> = &'a dyn Fn(&Progress<'_>) -> ControlFlow<()>;
+
+/// What a study is given.
+pub struct Lab<'a> {
+    /// How much is to be done.
+    pub level: Level,
+    seeds: Vec<u64>,
+    model: Option<&'a Model>,
+    cache: Cache,
+    watch: Watch<'a>,
+    used: RefCell<Vec<HashedFile>>,
+}
+
+/// A model of a lab: the user's, or one of ours.
+pub enum LabModel<'a> {
+    /// The user's.
+    Given(&'a Model),
+    /// An organism, or a model that was trained, with the folder that it was written to if that is a temporary one.
+    Own(Box<Model>, Option<TempDir>),
+}
+
+impl Deref for LabModel<'_> {
+    type Target = Model;
+    fn deref(&self) -> &Model {
+        match self {
+            Self::Given(model) => model,
+            Self::Own(model, _) => model,
+        }
+    }
+}
+
+impl<'a> Lab<'a> {
+    /// A lab without a model of the user's, that keeps nothing and that nobody watches. At least 3 different seeds.
+    pub fn new(level: Level, seeds: Vec<u64>) -> Result<Self> {
+        let mut sorted = seeds.clone();
+        sorted.sort_unstable();
+        let reason = match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Some(format!("the seed {} is named twice", pair[0])),
+            None => (seeds.len() < FEWEST_SEEDS).then(|| match seeds.len() {
+                1 => "there is only one seed".to_string(),
+                count => format!("there are only {count} seeds"),
+            }),
+        };
+        match reason {
+            Some(reason) => Err(Error::Seeds { reason }),
+            None => Ok(Self {
+                level,
+                seeds,
+                model: None,
+                cache: Cache::nowhere(),
+                watch: &|_| ControlFlow::Continue(()),
+                used: RefCell::default(),
+            }),
+        }
+    }
+
+    /// With the user's model in place of the study's organism.
+    pub fn with_model(mut self, model: &'a Model) -> Self {
+        self.model = Some(model);
+        self
+    }
+
+    /// With finished steps kept in the folder `directory`, which is made when it is needed.
+    pub fn with_cache(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cache = Cache::at(directory.into());
+        self
+    }
+
+    /// With somebody who watches.
+    pub fn with_watch(mut self, watch: Watch<'a>) -> Self {
+        self.watch = watch;
+        self
+    }
+
+    /// The seeds, all different, at least 3.
+    pub fn seeds(&self) -> &[u64] {
+        &self.seeds
+    }
+
+    /// Whether the user named a model.
+    pub fn is_given_a_model(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// The user's model, or the organism `name`.
+    pub fn model(&self, name: &str) -> Result<LabModel<'a>> {
+        match self.model {
+            Some(model) => {
+                for (role, path) in &model.files {
+                    self.note(HashedFile::read(*role, path)?);
+                }
+                Ok(LabModel::Given(model))
+            }
+            None => self.organism(name),
+        }
+    }
+
+    /// The organism `name`, whatever model the user named: ground truth.
+    pub fn organism(&self, name: &str) -> Result<LabModel<'a>> {
+        let folder = temporary(name)?;
+        let directory = folder.path().join(name);
+        write_organism(name, &directory)?;
+        let model = Model::open(&directory)?;
+        for (role, path) in &model.files {
+            let mut file = HashedFile::read(*role, path)?;
+            // Where it was unpacked is nobody's business and gone afterwards.
+            let written = Path::new(&file.path).file_name().map(|name| name.to_string_lossy().into_owned());
+            file.path = format!("organisms/{name}/{}", written.unwrap_or_default());
+            self.note(file);
+        }
+        Ok(LabModel::Own(Box::new(model), Some(folder)))
+    }
+
+    /// The model of a recipe, trained now, or before if it is in the cache. One whose training was stopped goes on from its last
+    /// checkpoint.
+    pub fn trained(&self, recipe: &Recipe) -> Result<LabModel<'a>> {
+        let (path, folder) = match self.cache.place(recipe)? {
+            Some(path) => (path, None),
+            None => {
+                let folder = temporary("a model to be trained")?;
+                (folder.path().join("model"), Some(folder))
+            }
+        };
+        if !path.exists() {
+            let mut observe = |now: &endoscope_train::Progress| {
+                (self.watch)(&Progress { step: "training", done: now.step, total: now.steps })
+            };
+            match endoscope_organisms::train(recipe, &path, &mut observe)? {
+                Outcome::Finished { .. } => {}
+                Outcome::Stopped { .. } => return Err(Error::Stopped),
+            }
+        }
+        Ok(LabModel::Own(Box::new(Model::open(&path)?), folder))
+    }
+
+    /// Every file of a model that was used, in order, for the provenance.
+    pub fn used(&self) -> Vec<HashedFile> {
+        self.used.borrow().clone()
+    }
+
+    fn note(&self, file: HashedFile) {
+        let mut used = self.used.borrow_mut();
+        if !used.contains(&file) {
+            used.push(file);
+        }
+    }
+
+    /// A step that is done once for each seed, in order. What is finished is kept in the cache, and is not computed again when
+    /// `inputs`, the models used before it and the program are the same; so a study that was killed goes on where it was.
+    ///
+    /// Numbers that are not finite do not survive JSON: a step that gives them is computed again each time.
+    pub fn each_seed<T: Serialize + DeserializeOwned>(
+        &self,
+        step: &str,
+        inputs: &impl Serialize,
+        mut compute: impl FnMut(u64) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let (total, models) = (self.seeds.len() as u64, self.models());
+        let mut results = Vec::with_capacity(self.seeds.len());
+        for (done, &seed) in (0..).zip(&self.seeds) {
+            self.tell(&Progress { step, done, total })?;
+            results.push(self.cache.step(step, &(seed, inputs, &models), || compute(seed))?);
+        }
+        self.tell(&Progress { step, done: total, total })?;
+        Ok(results)
+    }
+
+    /// A step that is done once, kept as [`each_seed`](Self::each_seed) keeps its own.
+    pub fn once<T: Serialize + DeserializeOwned>(
+        &self,
+        step: &str,
+        inputs: &impl Serialize,
+        compute: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.cache.step(step, &(inputs, self.models()), compute)
+    }
+
+    /// What tells the models used so far from any others.
+    fn models(&self) -> Vec<String> {
+        self.used.borrow().iter().map(|file| file.sha256.clone()).collect()
+    }
+
+    /// Says how far the study is; an error if it is asked to stop.
+    pub fn tell(&self, progress: &Progress<'_>) -> Result<()> {
+        match (self.watch)(progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Stopped),
+        }
+    }
+}
+
+fn temporary(what: &str) -> Result<TempDir> {
+    let io = |source| Error::Io { doing: "make a temporary folder for", path: what.to_string(), source };
+    tempfile::tempdir().map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn seeds_that_say_nothing_are_refused() {
+        for (seeds, part) in
+            [(vec![], "only 0 seeds"), (vec![1], "only one"), (vec![1, 2], "only 2"), (vec![1, 2, 1], "twice")]
+        {
+            let error = Lab::new(Level::Smoke, seeds).err().unwrap().to_string();
+            assert!(error.contains(part) && error.contains("--seeds"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_study_that_was_stopped_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let computed = Cell::new(0);
+        let square = |seed: u64| {
+            computed.set(computed.get() + 1);
+            Ok((seed * seed) as f64 / 3.)
+        };
+        let stop = |progress: &Progress<'_>| match progress.done {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        let lab = || Lab::new(Level::Smoke, vec![5, 6, 7]).unwrap().with_cache(folder.path().join("cache"));
+        let stopped = lab().with_watch(&stop).each_seed("squares", &"x", square).unwrap_err();
+        assert!(matches!(stopped, Error::Stopped));
+        assert_eq!(computed.get(), 2);
+        let first = lab().each_seed("squares", &"x", square).unwrap();
+        assert_eq!((computed.get(), first.as_slice()), (3, [25. / 3., 36. / 3., 49. / 3.].as_slice()));
+        assert_eq!(lab().each_seed("squares", &"x", square).unwrap(), first, "bit for bit");
+        assert_eq!(computed.get(), 3, "nothing is computed twice");
+        lab().each_seed("squares", &"y", square).unwrap();
+        assert_eq!(computed.get(), 6, "other inputs are another step");
+        let other = lab();
+        other.organism("induction").unwrap();
+        other.each_seed("squares", &"x", square).unwrap();
+        assert_eq!(computed.get(), 9, "another model is too");
+        Lab::new(Level::Smoke, vec![5, 6, 7]).unwrap().each_seed("squares", &"x", square).unwrap();
+        assert_eq!(computed.get(), 12, "a lab without a cache keeps nothing");
+    }
+
+    #[test]
+    fn what_was_used_is_noted_once_without_temporary_places() {
+        let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        lab.model("induction").unwrap();
+        lab.model("induction").unwrap();
+        let paths: Vec<String> = lab.used().into_iter().map(|file| file.path).collect();
+        assert!(paths.contains(&"organisms/induction/model.safetensors".to_string()), "{paths:?}");
+        assert_eq!(paths.iter().filter(|path| path.ends_with("config.json")).count(), 2, "{paths:?}");
+        assert!(Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap().model("inductoin").is_err());
+    }
+}

@@ -1,0 +1,19 @@
+//! The studies, one file each. `cargo xtask new-study SLUG` writes a new one, from `template.rs`, and its line here.
+
+use crate::study::Runnable;
+
+macro_rules! studies {
+    ($($file:ident :: $study:ident),* $(,)?) => {
+        $(mod $file;)*
+        /// All studies.
+        pub static STUDIES: &[&dyn Runnable] = &[$(&$file::$study),*];
+    };
+}
+
+studies! {
+    talking_heads::TalkingHeads,
+}
+
+// What a new study starts from must compile, run and fail its control.
+#[cfg(test)]
+mod template;
