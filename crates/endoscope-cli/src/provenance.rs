@@ -17,11 +17,7 @@ pub fn next_free(verb: &str) -> PathBuf {
 
 /// Where a result of this run comes from: the model's files, and `others` by their role.
 pub fn provenance(started: &Started, model: &Model, others: &[(&str, &Path)]) -> Result<Provenance> {
-    let mut provenance = Provenance::new(
-        env!("CARGO_PKG_VERSION"),
-        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
-        started,
-    );
+    let mut provenance = own_provenance(started);
     let model_files = model.files.iter().map(|(role, path)| (*role, path.as_path()));
     for (role, path) in model_files.chain(others.iter().copied()) {
         provenance.files.push(HashedFile::read(role, path)?);
@@ -34,10 +30,20 @@ pub fn provenance(started: &Started, model: &Model, others: &[(&str, &Path)]) ->
         let names: Vec<&str> = processed.iter().map(|process| process.name()).collect();
         provenance.notes.push(format!("weights processed after reading: {}", names.join(", ")));
     }
+    Ok(provenance)
+}
+
+/// The same without files.
+pub fn own_provenance(started: &Started) -> Provenance {
+    let mut provenance = Provenance::new(
+        env!("CARGO_PKG_VERSION"),
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        started,
+    );
     // The versions that Cargo.lock pins; a test keeps them true.
     provenance.libraries.insert("candle-core".into(), CANDLE.into());
     provenance.libraries.insert("tokenizers".into(), TOKENIZERS.into());
-    Ok(provenance)
+    provenance
 }
 
 const CANDLE: &str = "0.11.1";

@@ -9,6 +9,7 @@ use toml::Table;
 use crate::error::{Error, Result};
 use crate::task::Task;
 use crate::tasks::count_modulo_three::{self, CountModuloThree};
+use crate::tasks::mixture::{self, Mixture};
 use crate::tasks::questions::{Asked, Question};
 use crate::tasks::repeated_sequences::{self, RepeatedSequences};
 use crate::tasks::two_hop_lookup::{self, TwoHopLookup};
@@ -17,7 +18,7 @@ use crate::tokenizer::tokenizer_files;
 
 /// The names of all tasks.
 pub const TASKS: &[&str] =
-    &[repeated_sequences::NAME, what_followed::NAME, count_modulo_three::NAME, two_hop_lookup::NAME];
+    &[repeated_sequences::NAME, what_followed::NAME, count_modulo_three::NAME, two_hop_lookup::NAME, mixture::NAME];
 
 /// The task `name` with the other keys of `[task]`.
 pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
@@ -26,6 +27,7 @@ pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
         what_followed::NAME => asked(what_followed::NAME, parameters, WhatFollowed),
         count_modulo_three::NAME => asked(count_modulo_three::NAME, parameters, CountModuloThree),
         two_hop_lookup::NAME => asked(two_hop_lookup::NAME, parameters, TwoHopLookup),
+        mixture::NAME => Ok(Box::new(Mixture::from_parameters(parameters)?)),
         _ => Err(Error::UnknownTask { name: name.to_string(), known: TASKS.join(", ") }),
     }
 }
