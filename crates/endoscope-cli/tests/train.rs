@@ -80,6 +80,41 @@ fn measured(text: &str) -> &str {
     text.lines().rev().find(|line| line.contains("measurements were made now")).unwrap()
 }
 
+/// Killed with SIGKILL again and again, wherever it is then; what comes out is what comes out at once.
+#[test]
+fn a_run_killed_anywhere_gives_the_same_series() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let recipe = RECIPE.replace("steps = 20", "steps = 120\ncheckpoint_every = 7").replace("every = 10", "every = 1");
+    fs::write(path.join("recipe.toml"), recipe).unwrap();
+    text(&mut train(path, &["recipe.toml", "--out", "whole"]));
+    let index = path.join("killed.partial/series/index.jsonl");
+    let lines = || fs::read_to_string(&index).map_or(0, |text| text.lines().count());
+    for stop in [3, 20, 45, 80] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_endoscope"))
+            .args(["train", "recipe.toml", "--out", "killed"])
+            .current_dir(path)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while lines() < stop && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!path.join("killed").exists(), "it was killed before its end");
+    }
+    text(&mut train(path, &["recipe.toml", "--out", "killed"]));
+    let same = |name: &str| {
+        let read = |run: &str| fs::read(path.join(run).join(name)).unwrap();
+        assert!(read("whole") == read("killed"), "{name}");
+    };
+    ["model.safetensors", "training.json", "series/index.jsonl"].into_iter().for_each(same);
+    let tensors = names(&path.join("whole/series/tensors"));
+    assert_eq!((tensors.len(), &tensors), (121, &names(&path.join("killed/series/tensors"))));
+    tensors.iter().for_each(|name| same(&format!("series/tensors/{name}")));
+}
+
 #[test]
 fn a_battery_gives_at_each_step_what_each_verb_gives_on_that_step() {
     let directory = tempfile::tempdir().unwrap();

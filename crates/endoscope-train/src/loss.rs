@@ -51,10 +51,11 @@ pub fn answered(logits: &Tensor, batch: &Batch) -> Result<Answered> {
     let mut answered = Answered::default();
     for ((logits, tokens), mask) in logits.iter().zip(&batch.tokens).zip(&batch.mask) {
         for at in (1..tokens.len()).filter(|&at| mask[at]) {
-            let logits = &logits[at - 1];
+            let Some(logits) = logits.get(at - 1) else { continue };
             answered.count += 1;
             // Not a number is larger than nothing and smaller than nothing: it is never right.
-            answered.right += usize::from(logits.iter().all(|&other| other <= logits[tokens[at] as usize]));
+            let right = |logit: &f32| logits.iter().all(|other| other <= logit);
+            answered.right += usize::from(logits.get(tokens[at] as usize).is_some_and(right));
         }
     }
     Ok(answered)

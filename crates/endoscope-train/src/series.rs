@@ -107,14 +107,13 @@ impl Series {
     pub fn at(&self, step: u64) -> Result<&SeriesEntry> {
         let found = self.entries.iter().find(|entry| entry.step == step);
         found.ok_or_else(|| {
-            let nearest = self.entries.iter().map(|entry| entry.step).min_by_key(|other| other.abs_diff(step));
-            let (first, last) = (self.entries[0].step, self.entries[self.entries.len() - 1].step);
-            let nearest = nearest.map_or_else(String::new, |step| format!("; the nearest is {step}"));
+            let steps = || self.entries.iter().map(|entry| entry.step);
+            let shown = |step: Option<u64>| step.map_or_else(|| "none".to_string(), |step| step.to_string());
+            let (first, last) = (shown(steps().min()), shown(steps().max()));
+            let nearest = shown(steps().min_by_key(|other| other.abs_diff(step)));
             let count = self.entries.len();
-            Error::series(
-                &self.directory,
-                format!("it has no step {step}, but {count} from {first} to {last}{nearest}"),
-            )
+            let reason = format!("it has no step {step}, but {count} from {first} to {last}; the nearest is {nearest}");
+            Error::series(&self.directory, reason)
         })
     }
 

@@ -9,7 +9,7 @@ use endoscope_net::{Inputs, Network, Plan};
 
 use crate::batches::Batch;
 use crate::error::Result;
-use crate::loss::{Answered, LossOn, answered, cross_entropy};
+use crate::loss::{Answered, answered, cross_entropy};
 use crate::recipe::TrainingRecipe;
 
 /// What an update is made from.
@@ -33,16 +33,14 @@ pub fn slope(
 ) -> Result<Slope> {
     let rows = batch.tokens.len();
     let parts = rows.div_ceil(rows.div_ceil(training.accumulate.max(1)).max(1)).max(1);
-    let all = match training.loss {
-        LossOn::Certain => targets(batch),
-        LossOn::Every => rows * (batch.tokens[0].len() - 1),
-    };
+    let all = targets(&training.loss.mask(batch));
     let mut sum: Option<Slope> = None;
     for part in 0..parts {
         let own = part_of(batch, part, parts);
         let counted = training.loss.mask(&own);
         let share = targets(&counted) as f64 / all as f64;
-        if share == 0. {
+        // Also where there is no target at all, and the share is no number.
+        if share.is_nan() || share == 0. {
             continue;
         }
         let logits = decoder.run(&Inputs::tokens(own.tokens.clone())?, &Plan::default())?.outputs;
