@@ -239,6 +239,29 @@ fn a_measure_that_fails_is_missing_and_never_zero() {
 }
 
 #[test]
+fn each_part_of_a_mixture_is_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    write_inputs(path);
+    let (model, rest) = RECIPE.split_once("name = \"repeated_sequences\"").unwrap();
+    let (_, training) = rest.split_once("[training]").unwrap();
+    let task = r#"name = "mixture"
+        parts = [{ name = "repeated_sequences", words = 8, shortest = 3, longest = 6 }, { name = "count_modulo_three" }]
+        stages = [{ from = 0, weights = [1, 0] }, { from = 10, weights = [0, 1] }]
+        [training]"#;
+    let recipe = format!("{model}{task}{training}").replace("context = 16", "context = 24");
+    fs::write(path.join("recipe.toml"), recipe).unwrap();
+    fs::write(path.join("battery.json"), json!({"task": {"kind": "task", "rows": 16}}).to_string()).unwrap();
+    let arguments = ["recipe.toml", "--out", "small", "--battery", "battery.json", "--json"];
+    let report = document(&mut train(path, &arguments));
+    let loss = |part: &str| column(&report, &format!("task loss, {part}")).into_iter().flatten().collect::<Vec<f64>>();
+    let (first, second) = (loss("repeated_sequences"), loss("count_modulo_three"));
+    // Each falls while it is what is trained on.
+    assert!(first[1] < first[0] - 0.05 && second[2] < second[1] - 0.05, "{first:?} {second:?}");
+    assert!(second[1] > second[0] - 0.05, "{second:?}");
+}
+
+#[test]
 fn a_series_is_listed_and_what_makes_no_sense_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();

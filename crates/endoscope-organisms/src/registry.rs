@@ -32,6 +32,17 @@ pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
     }
 }
 
+/// The tasks that `name` is made of, by their names, all with the same tokens: the parts of a mixture; any other task alone.
+pub fn task_parts(name: &str, parameters: &Table) -> Result<Vec<(String, Box<dyn Task>)>> {
+    match name {
+        mixture::NAME => {
+            let boxed = |(name, part)| (name, Box::new(part) as Box<dyn Task>);
+            Ok(Mixture::parts(parameters)?.into_iter().map(boxed).collect())
+        }
+        _ => Ok(vec![(name.to_string(), task(name, parameters)?)]),
+    }
+}
+
 fn asked(name: &'static str, parameters: &Table, question: impl Question + 'static) -> Result<Box<dyn Task>> {
     let problems: Vec<String> =
         parameters.keys().map(|key| format!("`task.{key}` is unknown; it has no keys")).collect();

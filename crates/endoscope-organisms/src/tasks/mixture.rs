@@ -97,6 +97,22 @@ impl Mixture {
         Ok(Self { parts: made, stages, words })
     }
 
+    /// Each part by its name, with the words of the whole mixture: a second part of one name is `NAME 2`.
+    pub fn parts(parameters: &Table) -> Result<Vec<(String, Self)>> {
+        let count = Self::from_parameters(parameters)?.parts.len();
+        let mut parts: Vec<(String, Self)> = Vec::new();
+        for number in 0..count {
+            let mut alone = Self::from_parameters(parameters)?;
+            let weights = (0..count).map(|part| f64::from(u8::from(part == number))).collect();
+            alone.stages = vec![Stage { from: 0, weights }];
+            let name = alone.parts[number].task.name();
+            let before = alone.parts[..number].iter().filter(|part| part.task.name() == name).count();
+            let name = if before == 0 { name.to_string() } else { format!("{name} {}", before + 1) };
+            parts.push((name, alone));
+        }
+        Ok(parts)
+    }
+
     /// The part that the update of a step trains on.
     fn part(&self, seed: u64, step: u64) -> &Part {
         let stage = self.stages.iter().rev().find(|stage| stage.from <= step).unwrap_or(&self.stages[0]);
@@ -227,6 +243,22 @@ mod tests {
         assert_eq!(counts(4000..4500), 0);
         let last = mixture.batch(3, 4000, 2);
         assert!(last.mask.iter().all(|mask| mask.iter().filter(|&&certain| certain).count() == 1), "a question");
+    }
+
+    #[test]
+    fn a_part_alone_keeps_the_words_of_all() {
+        let text =
+            PARTS.replace("what_followed", "count_modulo_three") + "\nstages = [{ from = 0, weights = [1, 0, 0] }]";
+        let parameters = toml::from_str(&text).unwrap();
+        let parts = Mixture::parts(&parameters).unwrap();
+        let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["repeated_sequences", "count_modulo_three", "count_modulo_three 2"]);
+        let counted = parts[0].1.words().iter().position(|word| word == "count").unwrap() as u32;
+        for (number, (_, part)) in parts.iter().enumerate() {
+            assert_eq!(part.words(), parts[0].1.words());
+            let asks = |step: u64| part.batch(1, step, 1).tokens[0].contains(&counted);
+            assert!((0..20).all(|step| asks(step) == (number > 0)));
+        }
     }
 
     #[test]

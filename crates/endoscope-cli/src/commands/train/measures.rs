@@ -69,8 +69,20 @@ impl Measure {
 impl Task {
     fn of(&self, checkpoint: &Checkpoint) -> Result<Vec<Number>> {
         let Checkpoint { recipe, model, .. } = checkpoint;
-        let task = endoscope_organisms::task(&recipe.task.name, &recipe.task.parameters)?;
-        let seed = self.seed.unwrap_or(recipe.training.seed);
+        let parts = endoscope_organisms::task_parts(&recipe.task.name, &recipe.task.parameters)?;
+        let several = parts.len() > 1;
+        let mut numbers = Vec::new();
+        for (name, task) in parts {
+            let line = if several { name } else { String::new() };
+            let (loss, accuracy) = self.of_part(&*task, self.seed.unwrap_or(recipe.training.seed), model)?;
+            numbers.push(Number::new("loss", line.clone(), loss));
+            numbers.push(Number::new("accuracy", line, accuracy));
+        }
+        Ok(numbers)
+    }
+
+    /// Loss and accuracy.
+    fn of_part(&self, task: &dyn endoscope_organisms::Task, seed: u64, model: &Model) -> Result<(f64, f64)> {
         let (mut loss, mut right, mut count) = (0., 0, 0);
         for number in 0..self.batches {
             let batch = task.batch(seed, FRESH + number, self.rows);
@@ -84,7 +96,7 @@ impl Task {
             bail!("no token of the task's rows is certain");
         }
         let count = count as f64;
-        Ok(vec![Number::new("loss", "", loss / count), Number::new("accuracy", "", right as f64 / count)])
+        Ok((loss / count, right as f64 / count))
     }
 }
 
