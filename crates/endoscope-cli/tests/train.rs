@@ -276,6 +276,10 @@ fn a_series_is_listed_and_what_makes_no_sense_is_refused() {
     text(&mut train(path, &["recipe.toml", "--out", "small"]));
     assert_eq!(steps(&["--series", "small", "--json"]), [0, 10, 20]);
     assert!(text(&mut train(path, &["--series", "small"])).contains("step     10  loss 2."));
+    let early = RECIPE.replace("checkpoints", "early_stop = { accuracy = 0, updates = 4 }\ncheckpoints");
+    fs::write(path.join("early.toml"), early).unwrap();
+    assert!(text(&mut train(path, &["early.toml", "--out", "early"])).contains("for 4 steps of 20: accurate enough"));
+    assert_eq!(steps(&["--series", "early", "--json"]), [0, 4]);
     fs::write(path.join("plain.toml"), RECIPE.replace("checkpoints = { every = 10 }", "")).unwrap();
     for (arguments, parts) in [
         (&["--series", "small", "--export", "11", "--out", "m"][..], &["no step 11", "nearest is 10"][..]),

@@ -61,7 +61,7 @@ pub enum Outcome {
 ///
 /// `companions` are files (name, contents) that every checkpoint and the result get besides config and weights: the
 /// tokenizer. If an unfinished run of the same `out` and recipe is there, it is continued; the result is bit for bit
-/// that of an uninterrupted run on the same machine. The observer may stop the run after any update.
+/// that of an uninterrupted run on the same machine, its series included. The observer may stop the run after any update.
 pub fn train(
     recipe: &Recipe,
     data: &dyn Batches,

@@ -101,13 +101,13 @@ impl Train {
         };
         let loss = last.as_ref().map(|progress| progress.loss);
         let shown = loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
+        let steps = recipe.training.steps;
+        let early = if finished && step < steps { format!(" of {steps}: accurate enough") } else { String::new() };
         match finished {
-            true => {
-                output.line(&format!("trained for {step} steps{shown}; the model is in {}", directory.display()))?
-            }
+            true => output
+                .line(&format!("trained for {step} steps{early}{shown}; the model is in {}", directory.display()))?,
             false => output.line(&format!(
-                "stopped after {step} of {} steps{shown}; the same command goes on from {}",
-                recipe.training.steps,
+                "stopped after {step} of {steps} steps{shown}; the same command goes on from {}",
                 directory.display()
             ))?,
         }
@@ -119,7 +119,7 @@ impl Train {
                 "out": directory.to_string_lossy(),
                 "finished": finished,
                 "step": step,
-                "steps": recipe.training.steps,
+                "steps": steps,
                 "loss": loss,
                 "tokens_per_second": last.as_ref().map(|progress| progress.tokens_per_second),
             })),
