@@ -56,6 +56,7 @@ impl Circuit {
             Choice::Threshold(least) => {
                 order.iter().take_while(|&&number| scores[number].abs() >= least).for_each(|&n| circuit.kept[n] = true);
             }
+            Choice::Greedy(count) if count >= scores.len() => circuit = Self::full(graph),
             Choice::Greedy(count) => {
                 let mut read = vec![false; graph.readers().len()];
                 read[graph.readers().len() - 1] = true;

@@ -112,16 +112,16 @@ impl<'a> CircuitRuns<'a> {
 
     /// The metric of each circuit on each pair: `[circuit][pair]`.
     pub fn of_pairs(&self, circuits: &[Circuit]) -> Result<Vec<Vec<f64>>> {
-        self.from_stage(Stage(0), circuits)
+        self.starting_at(Stage(0), circuits)
     }
 
     /// The same of circuits that keep every edge below the reader of this number.
     pub(crate) fn values_above(&self, reader: usize, circuits: &[Circuit]) -> Result<Vec<f64>> {
-        let of_pairs = self.from_stage(Stage::of(&self.graph, reader), circuits)?;
+        let of_pairs = self.starting_at(Stage::of(&self.graph, reader), circuits)?;
         Ok(of_pairs.into_iter().map(|values| values.iter().sum::<f64>() / values.len() as f64).collect())
     }
 
-    fn from_stage(&self, first: Stage, circuits: &[Circuit]) -> Result<Vec<Vec<f64>>> {
+    fn starting_at(&self, first: Stage, circuits: &[Circuit]) -> Result<Vec<Vec<f64>>> {
         if let Some(circuit) = circuits.iter().find(|circuit| circuit.size() != self.graph.len()) {
             return Err(Error::Circuit(format!(
                 "a circuit of a graph of {} edges is not one of this network, which has {}",
@@ -178,11 +178,13 @@ impl OfPair {
         let clean = writes(graph, captured)?;
         let (_, positions, width) = clean.dims3()?;
         let difference = (&clean - ablated)?;
-        let (mut blocks, mut first) = (vec![0..1], 1);
-        for _ in 0..graph.layers {
-            blocks.extend([first..first + graph.heads, first + graph.heads..first + graph.heads + 1]);
-            first += graph.heads + 1;
-        }
+        let per_layer = graph.heads + 1;
+        let of_layer = |layer: usize| {
+            let first = 1 + layer * per_layer;
+            [first..first + graph.heads, first + graph.heads..first + per_layer]
+        };
+        let blocks: Vec<std::ops::Range<usize>> =
+            std::iter::once(0..1).chain((0..graph.layers).flat_map(of_layer)).collect();
         let cut = |x: &Tensor| -> Result<Vec<Tensor>> {
             let block = |block: &std::ops::Range<usize>| Ok(x.narrow(0, block.start, block.len())?.flatten_from(1)?);
             blocks.iter().map(block).collect()

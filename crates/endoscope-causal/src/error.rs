@@ -77,6 +77,9 @@ pub enum Error {
     /// A probe that cannot be fitted or scored.
     #[error("the probe is not possible: {0}")]
     Probe(String),
+    /// Points whose dimension cannot be estimated.
+    #[error("the dimension cannot be estimated: {0}")]
+    Dimension(String),
     /// A statistic that these numbers do not have.
     #[error("the statistic cannot be computed: {0}")]
     Statistics(String),

@@ -1,5 +1,5 @@
 //! Which parts of a network matter: prompt pairs, metrics, activation-patching sweeps and their planner, attention knockout,
-//! where heads look, lenses, linear probes, and the statistics that say how sure all of it is.
+//! where heads look, lenses, linear probes, intrinsic dimension, and the statistics that say how sure all of it is.
 //!
 //! For whoever asks a network "which part does this?". Everything here sees only [`endoscope_net`]: it works on every
 //! network that implements [`endoscope_net::Resume`].
@@ -28,6 +28,7 @@ mod circuit_file;
 mod circuit_measures;
 mod circuit_run;
 mod circuit_search;
+pub mod dimension;
 mod direct;
 mod edges;
 mod error;

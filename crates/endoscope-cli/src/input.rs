@@ -173,7 +173,7 @@ pub fn prompts(path: &Path) -> Result<(Vec<WrittenPair>, HashedFile)> {
 }
 
 /// The clean prompts of a prompt file as token ids.
-fn rows(model: &Model, path: &Path, bos: BosArguments, output: &Output) -> Result<Vec<Vec<u32>>> {
+pub fn rows(model: &Model, path: &Path, bos: BosArguments, output: &Output) -> Result<Vec<Vec<u32>>> {
     let encoder = ModelEncoder::new(model, bos.bos());
     let row = |(number, pair): (usize, &WrittenPair)| match &pair.clean {
         Written::Ids(ids) if ids.is_empty() => bail!("prompt {number} has no tokens at all"),

@@ -12,6 +12,7 @@ mod pair_arguments;
 mod progress;
 mod provenance;
 mod threads;
+mod token_rows;
 
 use std::process::ExitCode;
 

@@ -82,7 +82,7 @@ fn estimates_stand_beside_exact_scores_and_say_how_far_they_agree() {
 fn every_edge_is_written_and_a_circuit_is_chosen_from_it() {
     let folder = Folder::new();
     let edges = folder.report("attribute", "edges", &["--method", "eap-ig", "--top", "3"]);
-    assert_eq!(edges["tables"]["edges"]["axes"]["change"], json!(["effect", "exact"]));
+    assert_eq!(edges["tables"]["edges"]["axes"]["change"], json!(["effect", "low", "high", "exact"]));
     assert_eq!(edges["tables"]["edges"]["axes"]["edge"].as_array().unwrap().len(), 3);
     let file = folder.at("edges").join("edges.json");
     let all = read_json(&file)["edges"].as_object().unwrap().clone();

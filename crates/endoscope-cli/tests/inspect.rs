@@ -41,9 +41,9 @@ fn the_text_says_it_to_people() {
       layers      3
       d_model     20
       heads       5 of width 4
-      d_mlp       52 (Plain, GeluTanh)
-      norm        LayerNorm, epsilon 1e-5
-      positions   Learned, context 40
+      d_mlp       52 (plain, GELU by tanh)
+      norm        LayerNorm before attention and MLP, epsilon 1e-5
+      positions   learned, context 40
       vocabulary  41, tied unembedding
       tokenizer   none: give token ids (--tokens)
 
@@ -51,6 +51,25 @@ fn the_text_says_it_to_people() {
       blocks.1.attn.hook_pattern           [batch, head=5, query, key]
       blocks.1.attn.hook_z                 [batch, position, head=5, dim=4]
     ");
+}
+
+/// Every switch of every family in words, none in the form of the code.
+#[test]
+fn switches_are_said_in_words() {
+    let says = |model: &str, parts: &[&str]| {
+        let text = text(endoscope().args(["inspect", model]));
+        for part in parts {
+            assert!(text.contains(part), "{model}: `{part}` is not in\n{text}");
+        }
+        assert!(!text.contains('{') && !text.contains("Some("), "{model}: code in\n{text}");
+    };
+    says("gemma2-odd", &["and on what they write", "window", "soft-capped at", "embedding", "GELU by tanh"]);
+    says("olmo2-odd", &["RMSNorm on what attention and MLP write", "q/k norm"]);
+    says("gpt_neox-parallel", &["side by side", "rotary of "]);
+    says("mixtral-odd", &["experts", "read a position"]);
+    says("falcon-alibi", &["ALiBi"]);
+    says("llama-llama3", &["llama3 scaling by"]);
+    says("granite-odd", &["writes      times", "logits      times"]);
 }
 
 #[test]
@@ -189,6 +208,31 @@ fn heads_and_composition_are_tables() {
     assert_eq!(found["composition"]["heads"][14], "2.4");
     assert!(scores[0][14].as_f64().unwrap() > 0.);
     assert_eq!(scores[14][0], 0.);
+}
+
+#[test]
+fn channels_of_pairs_of_heads_are_shown() {
+    let asked = ["inspect", "gpt2-odd", "--composition", "k", "--channels", "2"];
+    let shown = text(endoscope().args(asked));
+    assert!(shown.contains("number: score (share of the pair)"), "{shown}");
+    let found = document(endoscope().args(asked).arg("--json"));
+    let pairs = found["channels"]["pairs"].as_array().unwrap();
+    // Three layers of five heads: from 0 to 1 and 2, from 1 to 2.
+    assert_eq!(pairs.len(), 75);
+    let first = |pair: &serde_json::Value| pair["channels"][0]["score"].as_f64().unwrap();
+    assert!(pairs.windows(2).all(|pair| first(&pair[0]) >= first(&pair[1])));
+    assert!(pairs.iter().all(|pair| pair["channels"].as_array().unwrap().len() == 2));
+    let best = &pairs[0];
+    let line = format!("{} -> {}", best["from"].as_str().unwrap(), best["to"].as_str().unwrap());
+    assert!(shown.contains(&line), "{line} in {shown}");
+    let heads: Vec<&str> =
+        found["composition"]["heads"].as_array().unwrap().iter().map(|head| head.as_str().unwrap()).collect();
+    let at = |head: &serde_json::Value| heads.iter().position(|name| head == name).unwrap();
+    let whole = found["composition"]["scores"][at(&best["from"])][at(&best["to"])].as_f64().unwrap();
+    assert!((whole - best["score"].as_f64().unwrap()).abs() < 1e-5);
+    assert!((found["channels"]["random_direction"].as_f64().unwrap() - 20f64.powf(-0.5)).abs() < 1e-12);
+    refused(endoscope().args(["inspect", "gpt2-odd", "--channels", "2"]), &["--composition"]);
+    refused(endoscope().args(["inspect", "gpt2-odd", "--composition", "q", "--channels", "0"]), &["--channels"]);
 }
 
 #[test]

@@ -100,5 +100,5 @@ fn what_cannot_be_cut_is_refused() {
     refuse(&["--from", "3", "--window", "0"], &["at least one layer"]);
     refuse(&["--from", "3", "--window", "2", "--each-head"], &["the window is 1"]);
     refuse(&["--from", "3", "--memory", "1KiB"], &["bytes of memory are too little"]);
-    refuse(&["--from", "3", "--metric", "loss2"], &["the metrics are"]);
+    refuse(&["--from", "3", "--metric", "loss2"], &["possible values: logit_diff"]);
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::factored::{Eigenvalue, Factored};
+use crate::factored::{Eigenvalue, Factored, Svd};
 use crate::views::{WeightName, WeightView, for_each_query_head};
 
 /// What a later head reads with of what an earlier one writes.
@@ -40,6 +40,44 @@ pub struct HeadNumbers {
     /// The sum of the eigenvalues of `W_E W_V W_O W_U` over the sum of their magnitudes: 1 where attending to a token
     /// raises that token's own logit in every direction, -1 where it lowers it.
     pub copying: f64,
+}
+
+/// One of the rank-one matrices `s u v^T` whose sum is what a head does, `W_V W_O`, and how a later head reads it: Merullo, Eickhoff
+/// and Pavlick 2024, "Talking Heads: Understanding Inter-layer Communication in Transformer Language Models", arXiv 2406.09519.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Channel {
+    /// Its number, from 0 for the largest singular value.
+    pub number: usize,
+    /// s.
+    pub singular_value: f64,
+    /// The composition score of the channel alone, `|s u v^T M| / (|s u v^T| |M|) = |v^T M| / |M|` with M for what the later
+    /// head reads with: the formula of the whole head, applied to the channel. Zero where s is zero, and v no direction.
+    pub score: f64,
+    /// Its part of the square of the head's own score, `|s v^T M|^2 / |W_V W_O M|^2`; over all channels these sum to one, since
+    /// the vectors u are orthogonal. Zero where the head's score is.
+    pub share: f64,
+}
+
+/// The channels of a pair of heads, the second of a later layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairChannels {
+    /// Layer and head that write.
+    pub from: (usize, usize),
+    /// Layer and head that read.
+    pub to: (usize, usize),
+    /// The composition score of the whole, as in [`Decoder::composition_scores`].
+    pub score: f64,
+    /// All channels in order.
+    pub channels: Vec<Channel>,
+}
+
+impl PairChannels {
+    /// The channels with the highest scores first.
+    pub fn strongest(&self) -> Vec<Channel> {
+        let mut channels = self.channels.clone();
+        channels.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.number.cmp(&b.number)));
+        channels
+    }
 }
 
 impl Decoder {
@@ -91,13 +129,7 @@ impl Decoder {
         // Each earlier head's write [r, d] without what does not change norms, of norm 1, one below the other.
         let mut writes: Vec<Tensor> = Vec::with_capacity(layers);
         for later in 0..layers {
-            let reads = match kind {
-                Composition::Query => self.qk(later)?,
-                Composition::Key => self.qk(later)?.iter().map(Factored::transpose).collect(),
-                Composition::Value => self.ov(later)?,
-            };
-            let reads = each_head(heads, |head| of_norm_one(reads[head].without_right()?))?;
-            let reads = Tensor::cat(&reads, 1)?;
+            let reads = Tensor::cat(&self.reads(kind, later)?, 1)?;
             for (earlier, writes) in writes.iter().enumerate() {
                 let norms = block_norms(&writes.matmul(&reads)?, heads)?;
                 for (at, norm) in norms.into_iter().enumerate() {
@@ -112,6 +144,34 @@ impl Decoder {
             }
         }
         Ok(Tensor::from_vec(scores, (layers, heads, layers, heads), &candle_core::Device::Cpu)?)
+    }
+
+    /// The channels of every pair of heads of which the second is of a later layer, in the order of pairs.
+    pub fn channels(&self, kind: Composition) -> Result<Vec<PairChannels>> {
+        let (layers, heads) = (self.spec.layers, self.spec.heads);
+        let reads = (0..layers).map(|layer| self.reads(kind, layer)).collect::<Result<Vec<_>>>()?;
+        let mut found = Vec::new();
+        for earlier in 0..layers.saturating_sub(1) {
+            let ov = self.ov(earlier)?;
+            let writes = each_head(heads, |head| ov[head].svd())?;
+            let later = (layers - earlier - 1) * heads;
+            found.extend(each_head(heads * later, |pair| {
+                let (from, to) = (pair / later, (earlier + 1) * heads + pair % later);
+                let (score, channels) = channels(&writes[from], &reads[to / heads][to % heads])?;
+                Ok(PairChannels { from: (earlier, from), to: (to / heads, to % heads), score, channels })
+            })?);
+        }
+        Ok(found)
+    }
+
+    /// What each head of a layer reads with, `[d, r]` and of norm 1, without what does not change norms.
+    fn reads(&self, kind: Composition, layer: usize) -> Result<Vec<Tensor>> {
+        let reads = match kind {
+            Composition::Query => self.qk(layer)?,
+            Composition::Key => self.qk(layer)?.iter().map(Factored::transpose).collect(),
+            Composition::Value => self.ov(layer)?,
+        };
+        each_head(self.spec.heads, |head| of_norm_one(reads[head].without_right()?))
     }
 
     /// A view of a layer, with one entry for each query head.
@@ -135,6 +195,25 @@ fn of_norm_one(x: Tensor) -> Result<Tensor> {
     Ok(if norm == 0. { x } else { x.to_dtype(DType::F64)?.affine(1. / norm, 0.)?.to_dtype(DType::F32)? })
 }
 
+/// The score of what a head writes with what another reads with, `[d, r]` of norm 1 or 0, and its channels.
+fn channels(write: &Svd, read: &Tensor) -> Result<(f64, Vec<Channel>)> {
+    let read_of = write.right.t()?.matmul(read)?.to_dtype(DType::F64)?.sqr()?.sum(1)?.to_vec1::<f64>()?;
+    // Below this a singular value is rounding.
+    let rounding = write.values.first().map_or(0., |largest| largest * f64::EPSILON * write.values.len() as f64);
+    let squares: Vec<f64> =
+        write.values.iter().map(|value| if *value > rounding { value * value } else { 0. }).collect();
+    let whole: f64 = squares.iter().zip(&read_of).map(|(square, read)| square * read).sum();
+    let norm: f64 = squares.iter().sum();
+    let channel = |(number, (&square, &read)): (usize, (&f64, &f64))| Channel {
+        number,
+        singular_value: write.values[number],
+        score: if square > 0. { read.sqrt() } else { 0. },
+        share: if whole > 0. { square * read / whole } else { 0. },
+    };
+    let score = if norm > 0. { (whole / norm).sqrt() } else { 0. };
+    Ok((score, squares.iter().zip(&read_of).enumerate().map(channel).collect()))
+}
+
 /// The norm of each of `heads x heads` blocks of a matrix.
 fn block_norms(x: &Tensor, heads: usize) -> Result<Vec<f32>> {
     let (rows, columns) = x.dims2()?;
@@ -154,4 +233,68 @@ fn block_norms(x: &Tensor, heads: usize) -> Result<Vec<f32>> {
         }
     }
     Ok(sums.into_iter().map(|sum| sum.sqrt() as f32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn random(rows: usize, columns: usize) -> impl Strategy<Value = Tensor> {
+        proptest::collection::vec(-2f32..2., rows * columns)
+            .prop_map(move |values| Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap())
+    }
+
+    fn norm(x: &Tensor) -> f64 {
+        x.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+    }
+
+    proptest! {
+        #[test]
+        fn channels_together_are_the_whole(
+            (write, read) in (2usize..9, 1usize..5, 1usize..5).prop_flat_map(|(d, e, r)| {
+                ((random(d, e), random(e, d)), random(d, r))
+            }),
+        ) {
+            let ov = Factored::new(&write.0, &write.1).unwrap();
+            let svd = ov.svd().unwrap();
+            let read = of_norm_one(read).unwrap();
+            let (score, found) = channels(&svd, &read).unwrap();
+            // The products of all channels add up to that of the whole.
+            let mut sum = Tensor::zeros((ov.shape().0, read.dim(1).unwrap()), DType::F32, &Device::Cpu).unwrap();
+            let product = ov.product().unwrap();
+            for channel in &found {
+                let u = svd.left.narrow(1, channel.number, 1).unwrap();
+                let v = svd.right.narrow(1, channel.number, 1).unwrap().t().unwrap();
+                let alone = (u.matmul(&v).unwrap() * channel.singular_value).unwrap();
+                let read_of = alone.matmul(&read).unwrap();
+                sum = (sum + &read_of).unwrap();
+                // The same formula, applied to the channel.
+                if channel.singular_value > 1e-3 * svd.values[0] {
+                    prop_assert!((norm(&read_of) / norm(&alone) - channel.score).abs() < 1e-4);
+                }
+            }
+            let whole = product.matmul(&read).unwrap();
+            prop_assert!(norm(&(sum - &whole).unwrap()) <= 1e-4 * (1. + norm(&whole)));
+            if norm(&product) > 1e-2 {
+                prop_assert!((norm(&whole) / norm(&product) - score).abs() < 1e-4);
+                prop_assert!((found.iter().map(|channel| channel.share).sum::<f64>() - 1.).abs() < 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn heads_that_do_nothing_have_no_channels() {
+        let zero = Tensor::zeros((4, 4), DType::F32, &Device::Cpu).unwrap();
+        let one = of_norm_one(Tensor::eye(4, DType::F32, &Device::Cpu).unwrap()).unwrap();
+        let nothing = |write: &Tensor, read: &Tensor| {
+            let (score, found) = channels(&Factored::new(write, write).unwrap().svd().unwrap(), read).unwrap();
+            assert!(score == 0. && found.len() == 4);
+            found.iter().map(|channel| channel.share).sum::<f64>()
+        };
+        assert_eq!(nothing(&zero, &one), 0.);
+        assert_eq!(nothing(&one, &zero), 0.);
+    }
 }

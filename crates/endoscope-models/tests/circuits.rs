@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use candle_core::Tensor;
 use common::*;
-use endoscope_models::circuits::Composition;
+use endoscope_models::circuits::{Channel, Composition, PairChannels};
 use endoscope_models::factored::Eigenvalue;
 use endoscope_models::process::{Process, apply};
 use endoscope_models::views::{WeightName, WeightView, for_each_query_head};
@@ -100,6 +100,69 @@ fn composition_scores_are_those_of_transformer_lens() {
             assert!(theirs.iter().any(|&score| score > 0.05));
         }
     });
+}
+
+#[test]
+fn channels_are_those_of_numpy() {
+    let golden: Value = serde_json::from_slice(&std::fs::read(goldens().join("channels.json")).unwrap()).unwrap();
+    let model = Model::open(goldens().join(golden["model"].as_str().unwrap())).unwrap();
+    for (mode, kind) in [("Q", Composition::Query), ("K", Composition::Key), ("V", Composition::Value)] {
+        let found = model.decoder.channels(kind).unwrap();
+        let theirs = golden[mode].as_array().unwrap();
+        assert_eq!(found.len(), theirs.len());
+        let whole = model.decoder.composition_scores(kind).unwrap();
+        for (found, theirs) in found.iter().zip(theirs) {
+            let place = |(layer, head): (usize, usize)| vec![layer as f64, head as f64];
+            assert_eq!((place(found.from), place(found.to)), (numbers(&theirs["from"]), numbers(&theirs["to"])));
+            assert!(close(found.score, theirs["score"].as_f64().unwrap()), "{mode} {found:?} {theirs}");
+            let ours = whole.get(found.from.0).unwrap().get(found.from.1).unwrap().get(found.to.0).unwrap();
+            let ours = ours.get(found.to.1).unwrap().to_scalar::<f32>().unwrap();
+            assert!(close(found.score, f64::from(ours)));
+            let same = |key: &str, of: fn(&Channel) -> f64| {
+                let ours: Vec<f64> = found.channels.iter().map(of).collect();
+                let theirs = numbers(&theirs[key]);
+                assert_eq!(ours.len(), theirs.len());
+                let apart = ours.iter().zip(&theirs).all(|(&ours, &theirs)| close(ours, theirs));
+                assert!(apart, "{mode} {:?} -> {:?} {key}: {ours:?} and not {theirs:?}", found.from, found.to);
+            };
+            same("singular_values", |channel| channel.singular_value);
+            same("scores", |channel| channel.score);
+            same("shares", |channel| channel.share);
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_talks_over_one_channel_is_found_and_random_pairs_are_not() {
+    let strongest = |model: &Model| {
+        let pairs = model.decoder.channels(Composition::Query).unwrap();
+        let of = |pair: PairChannels| (pair.from, pair.to, pair.score, pair.strongest()[0]);
+        pairs.into_iter().map(of).max_by(|a, b| a.3.score.total_cmp(&b.3.score)).unwrap()
+    };
+    let tiny = goldens().join("gpt2-odd");
+    let random = Model::open(&tiny).unwrap();
+    let (.., best) = strongest(&random);
+    println!("the strongest of random weights: {best:?}");
+    assert!(best.score < 0.75);
+    // The queries of head 2.1 are made to read nothing but what channel 2 of head 0.3 writes.
+    let (width, d_model) = (random.spec().d_head, random.spec().d_model);
+    let direction = random.decoder.ov(0).unwrap()[3].svd().unwrap().right.narrow(1, 2, 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(tiny.join("config.json"), folder.path().join("config.json")).unwrap();
+    let mut weights = load(&tiny.join("model.safetensors"));
+    let (name, all) = weights.iter().find(|(name, _)| name.ends_with("h.2.attn.c_attn.weight")).unwrap();
+    let before = all.narrow(1, 0, width).unwrap();
+    let after = all.narrow(1, 2 * width, 3 * d_model - 2 * width).unwrap();
+    let query = direction.broadcast_mul(&Tensor::new(&[[1f32, -2., 0.5, 1.]], all.device()).unwrap()).unwrap();
+    let (name, made) = (name.clone(), Tensor::cat(&[before, query, after], 1).unwrap());
+    weights.insert(name, made);
+    candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
+    let (from, to, whole, best) = strongest(&Model::open(folder.path()).unwrap());
+    assert_eq!((from, to, best.number), ((0, 3), (2, 1), 2));
+    assert!(best.score > 0.999 && best.share > 0.999, "{best:?}");
+    // By the score of the whole head it stands out far less.
+    println!("the whole pair scores {whole}");
+    assert!(whole < 0.6);
 }
 
 #[test]

@@ -268,13 +268,23 @@ impl Finite {
         if !self.0.insert(tensor.id()) {
             return Ok(());
         }
-        let numbers = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let numbers = once(tensor)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         let is_source = what == "source";
         match numbers.iter().all(|&x| x.is_finite() || (is_source && x == f32::NEG_INFINITY)) {
             true => Ok(()),
             false => Err(Error::NotFinite { site: site.name.clone(), what }),
         }
     }
+}
+
+/// A tensor without the repetitions of its numbers that broadcasting makes.
+fn once(mut tensor: Tensor) -> Result<Tensor> {
+    for dimension in 0..tensor.rank() {
+        if tensor.stride()[dimension] == 0 && tensor.dim(dimension)? > 1 {
+            tensor = tensor.narrow(dimension, 0, 1)?;
+        }
+    }
+    Ok(tensor)
 }
 
 /// A value that broadcasts to the selection, as far as that is known before a run.

@@ -24,6 +24,30 @@ pub enum Error {
         /// Every problem found, with the name of its key.
         problems: Vec<String>,
     },
+    /// A split or a change that the task does not have.
+    #[error("the task `{task}` has no {what} `{name}`; it has: {known}")]
+    UnknownPart {
+        /// The task's name.
+        task: &'static str,
+        /// `split` or `change`.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// No prompt was found whose answer the change alters.
+    #[error(
+        "the task `{task}` found no prompts of the split `{split}` whose answers `{change}` makes different; give it more data, or another `task.seed`"
+    )]
+    NoPair {
+        /// The task's name.
+        task: &'static str,
+        /// What was to be changed.
+        change: String,
+        /// Where the clean prompt was to come from.
+        split: String,
+    },
     /// A model too short for its task.
     #[error("`model.context` is {context}, but the task `{task}` has sequences of up to {length} tokens; raise it")]
     Context {

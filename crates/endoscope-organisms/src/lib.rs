@@ -30,6 +30,7 @@ pub use constructed::{Carries, Circuit, Constructed, constructed};
 pub use error::{Error, Result};
 pub use registry::{TASKS, task, task_parts, train};
 pub use shipped::{Organism, induction_model_files, organisms, write_organism};
-pub use task::{BOS, SPECIAL, Task, UNKNOWN, words};
+pub use task::{BOS, Row, SPECIAL, TRAIN, Task, UNKNOWN, words};
 pub use tasks::questions::{PromptPair, Question};
+pub use tasks::streamed::{Exercise, Streamed};
 pub use tokenizer::tokenizer_files;

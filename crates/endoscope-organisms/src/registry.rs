@@ -9,16 +9,39 @@ use toml::Table;
 use crate::error::{Error, Result};
 use crate::task::Task;
 use crate::tasks::count_modulo_three::{self, CountModuloThree};
+use crate::tasks::entity_tracking::{self, EntityTracking};
+use crate::tasks::indirect_object::{self, IndirectObject};
+use crate::tasks::key_value_recall::{self, KeyValueRecall};
+use crate::tasks::laundry_list::{self, LaundryList};
 use crate::tasks::mixture::{self, Mixture};
+use crate::tasks::modular_addition::{self, ModularAddition};
+use crate::tasks::multiple_choice::{self, MultipleChoice};
+use crate::tasks::path_finding::{self, PathFinding};
 use crate::tasks::questions::{Asked, Question};
 use crate::tasks::repeated_sequences::{self, RepeatedSequences};
+use crate::tasks::sorting_with_hints::{self, SortingWithHints};
+use crate::tasks::streamed::{Exercise, Streamed};
+use crate::tasks::two_hop_facts::{self, TwoHopFacts};
 use crate::tasks::two_hop_lookup::{self, TwoHopLookup};
 use crate::tasks::what_followed::{self, WhatFollowed};
 use crate::tokenizer::tokenizer_files;
 
-/// The names of all tasks.
-pub const TASKS: &[&str] =
-    &[repeated_sequences::NAME, what_followed::NAME, count_modulo_three::NAME, two_hop_lookup::NAME, mixture::NAME];
+/// The names of all tasks that stand for themselves; `mixture` is made of them.
+pub const TASKS: &[&str] = &[
+    repeated_sequences::NAME,
+    what_followed::NAME,
+    count_modulo_three::NAME,
+    two_hop_lookup::NAME,
+    key_value_recall::NAME,
+    modular_addition::NAME,
+    sorting_with_hints::NAME,
+    path_finding::NAME,
+    two_hop_facts::NAME,
+    entity_tracking::NAME,
+    multiple_choice::NAME,
+    indirect_object::NAME,
+    laundry_list::NAME,
+];
 
 /// The task `name` with the other keys of `[task]`.
 pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
@@ -28,6 +51,15 @@ pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
         count_modulo_three::NAME => asked(count_modulo_three::NAME, parameters, CountModuloThree),
         two_hop_lookup::NAME => asked(two_hop_lookup::NAME, parameters, TwoHopLookup),
         mixture::NAME => Ok(Box::new(Mixture::from_parameters(parameters)?)),
+        key_value_recall::NAME => streamed(KeyValueRecall::from_parameters(parameters)?),
+        modular_addition::NAME => streamed(ModularAddition::from_parameters(parameters)?),
+        sorting_with_hints::NAME => streamed(SortingWithHints::from_parameters(parameters)?),
+        path_finding::NAME => streamed(PathFinding::from_parameters(parameters)?),
+        two_hop_facts::NAME => streamed(TwoHopFacts::from_parameters(parameters)?),
+        entity_tracking::NAME => streamed(EntityTracking::from_parameters(parameters)?),
+        multiple_choice::NAME => streamed(MultipleChoice::from_parameters(parameters)?),
+        indirect_object::NAME => streamed(IndirectObject::from_parameters(parameters)?),
+        laundry_list::NAME => streamed(LaundryList::from_parameters(parameters)?),
         _ => Err(Error::UnknownTask { name: name.to_string(), known: TASKS.join(", ") }),
     }
 }
@@ -41,6 +73,10 @@ pub fn task_parts(name: &str, parameters: &Table) -> Result<Vec<(String, Box<dyn
         }
         _ => Ok(vec![(name.to_string(), task(name, parameters)?)]),
     }
+}
+
+fn streamed(exercise: impl Exercise + 'static) -> Result<Box<dyn Task>> {
+    Ok(Box::new(Streamed(exercise)))
 }
 
 fn asked(name: &'static str, parameters: &Table, question: impl Question + 'static) -> Result<Box<dyn Task>> {

@@ -145,11 +145,34 @@ fn edges(name: &'static str) -> Vec<Row> {
 fn heads(name: &'static str) -> Vec<Row> {
     let organism = constructed(name).unwrap();
     let (_directory, model) = open(&organism);
-    let pairs = pairs(&organism);
+    let truth = |head: &Node| organism.truth.nodes.iter().any(|node| node.name == head.to_string());
+    heads_of(name, &model, &pairs(&organism), truth)
+}
+
+/// Heads of a trained organism with more heads than it needs: true are the head that attends to the word before, and those of
+/// layer 1, which all attend to the word to be copied (tests/redundant.rs).
+fn redundant_heads() -> Vec<Row> {
+    let model = Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../organisms/induction-redundant")).unwrap();
+    let vocabulary = model.spec().vocabulary as u64;
+    let word = |at: u64| {
+        endoscope_organisms::SPECIAL.len() as u64 + at % (vocabulary - endoscope_organisms::SPECIAL.len() as u64)
+    };
+    // Twelve words twice, but for the last: the word to be copied is another in the corrupt prompt.
+    let pair = |number: u64| {
+        let first: Vec<u32> = (0..12).map(|at| word(number * 31 + at * (2 * number + 7)) as u32).collect();
+        let (copied, other) = (first[11], word(u64::from(first[11]) + 5) as u32);
+        let prompt = |last: u32| [&[endoscope_organisms::BOS], &first[..11], &[last], &first[..11]].concat();
+        Pair { clean: prompt(copied), corrupt: prompt(other), answers: vec![copied], wrong_answers: vec![other] }
+    };
+    let pairs: Vec<Pair> = (0..PAIRS as u64).map(pair).collect();
+    let truth = |head: &Node| matches!(head, Node::Head { layer: 0, head: 7 } | Node::Head { layer: 1, .. });
+    heads_of("induction-redundant", &model, &pairs, truth)
+}
+
+fn heads_of(name: &'static str, model: &Model, pairs: &[Pair], truth: impl Fn(&Node) -> bool) -> Vec<Row> {
     let spec = model.spec();
-    let all =
-        (0..spec.layers).flat_map(|layer| (0..spec.heads).map(move |head| Node::Head { layer, head }.to_string()));
-    let truth: Vec<bool> = all.map(|head| organism.truth.nodes.iter().any(|node| node.name == head)).collect();
+    let all = (0..spec.layers).flat_map(|layer| (0..spec.heads).map(move |head| Node::Head { layer, head }));
+    let truth: Vec<bool> = all.map(|head| truth(&head)).collect();
     let patching =
         |change| Sweep { change, direction: Direction::Noise, ..Sweep::new("z", [SweepAxis::Layer, SweepAxis::Head]) };
     let mut rows = Vec::new();
@@ -160,7 +183,7 @@ fn heads(name: &'static str) -> Vec<Row> {
     for (label, change) in [("patching", SweepChange::Patch), ("ablation to zero", zero())] {
         push(
             label,
-            timed(|| effects(sweep(&model.decoder, &patching(change), &pairs, Planner::default(), go).unwrap())),
+            timed(|| effects(sweep(&model.decoder, &patching(change), pairs, Planner::default(), go).unwrap())),
         );
     }
     for (label, change, method) in [
@@ -168,12 +191,12 @@ fn heads(name: &'static str) -> Vec<Row> {
         ("the same, integrated", SweepChange::Patch, Estimate::Integrated { steps: STEPS }),
         ("gradient x input", zero(), Estimate::Gradient),
     ] {
-        push(label, timed(|| effects(estimate(&model.decoder, &patching(change), &pairs, method, go).unwrap())));
+        push(label, timed(|| effects(estimate(&model.decoder, &patching(change), pairs, method, go).unwrap())));
     }
     push(
         "direct attribution",
         timed(|| {
-            let found = direct(&model.decoder, &pairs, go).unwrap();
+            let found = direct(&model.decoder, pairs, go).unwrap();
             let both = found.components.into_iter().zip(found.contributions);
             both.filter(|(part, _)| matches!(part, Component::Head { .. })).map(|(_, value)| value).collect()
         }),
@@ -189,7 +212,8 @@ fn page() -> PathBuf {
 #[test]
 fn the_page_says_what_is_measured() {
     let of = |rows: fn(&'static str) -> Vec<Row>| NAMES.into_iter().flat_map(rows).collect::<Vec<Row>>();
-    let (edges, heads) = (of(edges), of(heads));
+    let (edges, mut heads) = (of(edges), of(heads));
+    heads.extend(redundant_heads());
     for row in edges.iter().chain(&heads) {
         println!("{}", row.line());
     }

@@ -65,9 +65,68 @@ impl Graph {
     }
 
     /// The edges that enter a node, the heaviest first.
-    pub(crate) fn into_node(&self, node: usize) -> Vec<&GraphEdge> {
+    pub(crate) fn entering(&self, node: usize) -> Vec<&GraphEdge> {
         let mut edges: Vec<&GraphEdge> = self.edges.iter().filter(|edge| edge.to == node).collect();
         edges.sort_by(|a, b| b.weight.abs().total_cmp(&a.weight.abs()));
         edges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Colour, Report, Section, TerminalStyle, render_html, render_terminal, svg};
+
+    fn graph() -> Graph {
+        let node = |name: &str, rank| GraphNode { name: name.into(), rank };
+        let edge = |from, to, label: &str, weight| GraphEdge { from, to, label: label.into(), weight };
+        Graph {
+            nodes: vec![node("input", 0), node("a0.h1", 1), node("<m1>", 1), node("logits", 2)],
+            edges: vec![edge(0, 1, "q", 0.25), edge(0, 2, "", -2.), edge(1, 3, "", 1.), edge(2, 3, "", 0.5)],
+        }
+    }
+
+    fn report(graph: Graph) -> Report {
+        let mut report = Report::new("Circuit", "circuit", "");
+        report.sections.push(Section::Graph { heading: None, graph, caption: "c".into() });
+        report
+    }
+
+    #[test]
+    fn text_has_the_heaviest_edge_of_each_node_first() {
+        let style = TerminalStyle { colour: Colour::None, width: 80 };
+        let text = render_terminal(&report(graph()), &style);
+        let lines: Vec<&str> =
+            text.lines().map(str::trim).filter(|line| line.contains("<- ") || *line == "logits").collect();
+        let starts = ["logits", "|-   <- a0.h1", "`-   <- <m1>", "`- q <- input", "`-   <- input"];
+        assert_eq!(lines.len(), starts.len(), "{text}");
+        assert!(lines.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{text}");
+    }
+
+    #[test]
+    fn the_drawing_has_every_node_and_edge_and_no_markup_of_names() {
+        let drawing = svg(&graph());
+        assert_eq!((drawing.matches("<rect").count(), drawing.matches("<path").count()), (4, 4));
+        assert!(drawing.contains("&lt;m1&gt;") && !drawing.contains("<m1>"));
+        assert!(drawing.contains("input -&gt; a0.h1&lt;q&gt;: 0.25"), "{drawing}");
+        assert!(render_html(&report(graph()), None).contains("<svg"));
+        assert!(svg(&Graph::default()).contains("</svg>"));
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_a_problem() {
+        let mut wrong = graph();
+        wrong.edges[0].to = 9;
+        wrong.edges[1].weight = f64::NAN;
+        wrong.edges.push(GraphEdge { from: 3, to: 0, label: String::new(), weight: 1. });
+        let message = report(wrong.clone()).check().unwrap_err().to_string();
+        for part in ["between nodes 0 and 9", "weight NaN", "not upwards"] {
+            assert!(message.contains(part), "{message}");
+        }
+        // A report that was not checked is drawn all the same.
+        assert!(svg(&wrong).contains("</svg>"));
+        let style = TerminalStyle { colour: Colour::None, width: 80 };
+        assert!(render_terminal(&report(wrong), &style).contains("logits"));
+        assert_eq!(Report::from_json(&report(graph()).to_json().unwrap()).unwrap(), report(graph()));
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use examples::{Examples, Labels, Split};
 pub use fitted::Fitted;
 pub use scoring::{ProbeScores, random_features, score, shuffled_labels};
+pub(crate) use sites::activations;
 pub use sites::{ControlTypes, ProbeOver, ProbeRow, ProbeSites, Probed, probe_sites};
 
 /// A probe, as data.

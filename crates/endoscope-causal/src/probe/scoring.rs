@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
 use super::{Examples, Labels, Probe, Split};
 use crate::error::{Error, Result};
-use crate::statistics::{Interval, Resampling, auc, shuffle};
+use crate::statistics::{Interval, Resampling, auc, normal, shuffle};
 
 /// What a probe gave on examples that it was not fitted on. Intervals are over groups.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -143,13 +143,10 @@ pub fn shuffled_labels(labels: &Labels, types: &[usize], seed: u64) -> Result<La
     Ok(labels.take(&rows))
 }
 
-/// Features that know nothing: `[examples, dim]` of independent normal numbers (Box and Muller 1958).
+/// Features that know nothing: `[examples, dim]` of independent normal numbers.
 pub fn random_features(count: usize, dim: usize, seed: u64) -> Result<Tensor> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    // In (0, 1]: 53 bits, and never zero.
-    let mut uniform = || ((generator.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-    let mut normal = || (-2. * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
-    let numbers: Vec<f64> = (0..count * dim).map(|_| normal()).collect();
+    let numbers: Vec<f64> = (0..count * dim).map(|_| normal(&mut generator)).collect();
     Ok(Tensor::from_vec(numbers, (count, dim), &Device::Cpu)?)
 }
 

@@ -170,7 +170,7 @@ fn heads(site: &Site, over: ProbeOver) -> Result<Vec<Option<usize>>> {
 }
 
 /// For each site the activations of all examples, `[example, (head,) dim]`, in the order of the rows and their positions.
-fn activations(
+pub(crate) fn activations(
     network: &dyn Network,
     sites: &[&Site],
     rows: &[ProbeRow],

@@ -70,6 +70,13 @@ pub(crate) fn below(generator: &mut ChaCha8Rng, bound: usize) -> usize {
     }
 }
 
+/// A standard normal number (Box and Muller 1958).
+pub(crate) fn normal(generator: &mut ChaCha8Rng) -> f64 {
+    // In (0, 1]: 53 bits, and never zero.
+    let mut uniform = || ((generator.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    (-2. * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()
+}
+
 /// Puts a list into an order of which each is equally likely (Fisher and Yates).
 pub(crate) fn shuffle<T>(generator: &mut ChaCha8Rng, list: &mut [T]) {
     for at in (1..list.len()).rev() {

@@ -129,7 +129,10 @@ impl Attribute {
                 };
                 let scores = report::edge_document(&found);
                 writer.directory.write_json("edges.json", &scores)?;
-                (report::edges(&model, &found, exact.as_ref(), self.top)?, json!({"edges": asked}))
+                (
+                    report::edges(&model, &found, exact.as_ref(), self.top, &self.intervals.resampling())?,
+                    json!({"edges": asked}),
+                )
             }
         };
         bar.finish_and_clear();

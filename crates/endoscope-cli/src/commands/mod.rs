@@ -6,6 +6,7 @@ mod bench;
 mod capture;
 mod circuit;
 mod demo;
+mod dimension;
 mod generate;
 mod heads;
 mod inspect;
@@ -43,6 +44,8 @@ pub enum Command {
     Circuit(circuit::FindCircuit),
     /// What can be read from each layer along a direction: linear probes with their controls.
     Probe(probe::ProbeVerb),
+    /// How many dimensions the activations of each layer fill, beside Gaussian points of the same covariance.
+    Dimension(dimension::DimensionVerb),
     /// What each layer would say now: logit, tuned and Jacobian lens.
     Lens(lens::Lens),
     /// Where a variable lives: a mask or a subspace trained on counterfactual triples.
@@ -71,6 +74,7 @@ impl Command {
             Self::Attribute(verb) => verb.run(output),
             Self::Circuit(verb) => verb.run(output),
             Self::Probe(verb) => verb.run(output),
+            Self::Dimension(verb) => verb.run(output),
             Self::Lens(verb) => verb.run(output),
             Self::Align(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),

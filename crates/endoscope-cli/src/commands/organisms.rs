@@ -1,4 +1,7 @@
-//! `endoscope organisms`: the small models of ours, listed or written out, and prompt pairs for those whose circuit is known.
+//! `endoscope organisms`: the small models of ours, listed or written out, and prompt pairs for those whose circuit is known;
+//! and the tasks, with their rows and pairs.
+
+mod tasks;
 
 use std::path::PathBuf;
 
@@ -9,6 +12,7 @@ use endoscope_report::write_atomically;
 use serde_json::json;
 
 use crate::output::Output;
+use tasks::ShowTask;
 
 #[derive(Debug, Args)]
 pub struct Organisms {
@@ -18,21 +22,24 @@ pub struct Organisms {
     #[arg(long, value_name = "DIR", requires = "name")]
     out: Option<PathBuf>,
     /// A prompt file to write, of fresh clean and corrupt prompts; only for constructed organisms. A file of that name is written over.
-    #[arg(long, value_name = "FILE", requires = "name")]
+    #[arg(long, value_name = "FILE", requires = "name", group = "drawn")]
     pairs: Option<PathBuf>,
-    /// How many pairs.
-    #[arg(long, default_value_t = 64, requires = "pairs")]
-    count: usize,
+    #[command(flatten)]
+    task: ShowTask,
+    /// How many pairs [default: 64 for an organism, 5 for a task].
+    #[arg(long, requires = "drawn")]
+    count: Option<usize>,
     /// Other pairs for another seed.
-    #[arg(long, default_value_t = 1, requires = "pairs")]
+    #[arg(long, default_value_t = 1, requires = "drawn")]
     seed: u64,
 }
 
 impl Organisms {
     pub fn run(self, output: &mut Output) -> Result<()> {
-        match &self.name {
-            Some(name) => self.one(name, output),
-            None => list(output),
+        match (&self.name, &self.task.task) {
+            (Some(name), _) => self.one(name, output),
+            (None, Some(task)) => self.task.run(task, self.count.unwrap_or(5), self.seed, output),
+            (None, None) => list(output),
         }
     }
 
@@ -46,7 +53,7 @@ impl Organisms {
             if !organism.is_constructed() {
                 bail!("`{name}` was trained, so it comes without pairs; constructed organisms have them");
             }
-            let prompts = constructed(name)?.prompt_file(self.seed, self.count)?;
+            let prompts = constructed(name)?.prompt_file(self.seed, self.count.unwrap_or(64))?;
             write_atomically(file, |whole| whole.write_all(&prompts))?;
         }
         if let Some(directory) = &self.out {

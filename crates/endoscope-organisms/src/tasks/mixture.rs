@@ -26,7 +26,8 @@ use toml::Table;
 
 use crate::error::{Error, Result};
 use crate::registry;
-use crate::task::Task;
+use crate::task::{Row, Task, named};
+use crate::tasks::questions::PromptPair;
 
 /// Its name in the registry.
 pub const NAME: &str = "mixture";
@@ -113,6 +114,12 @@ impl Mixture {
         Ok(parts)
     }
 
+    /// The parts that some stage has.
+    fn used(&self) -> impl Iterator<Item = &Part> {
+        let weighs = |part: usize| self.stages.iter().any(|stage| stage.weights[part] > 0.);
+        self.parts.iter().enumerate().filter(move |(number, _)| weighs(*number)).map(|(_, part)| part)
+    }
+
     /// The part that the update of a step trains on.
     fn part(&self, seed: u64, step: u64) -> &Part {
         let stage = self.stages.iter().rev().find(|stage| stage.from <= step).unwrap_or(&self.stages[0]);
@@ -164,10 +171,10 @@ impl Batches for Mixture {
     }
 
     fn batch(&self, seed: u64, step: u64, rows: usize) -> Batch {
-        let Part { task, tokens } = self.part(seed, step);
-        let Batch { tokens: own, mask } = task.batch(seed, step, rows);
-        let row = |row: Vec<u32>| row.into_iter().map(|token| tokens[token as usize]).collect();
-        Batch { tokens: own.into_iter().map(row).collect(), mask }
+        let part = self.part(seed, step);
+        let Batch { tokens, mask } = part.task.batch(seed, step, rows);
+        let row = |row: Vec<u32>| row.into_iter().map(|token| part.shared(token)).collect();
+        Batch { tokens: tokens.into_iter().map(row).collect(), mask }
     }
 }
 
@@ -183,15 +190,57 @@ impl Task for Mixture {
     /// Those of the first part that has all these words and whose certain tokens are those that stand there.
     fn answers(&self, tokens: &[u32]) -> Vec<Option<u32>> {
         let of_part = |part: &Part| {
-            let own = |token: &u32| part.tokens.iter().position(|other| other == token).map(|own| own as u32);
-            let own = tokens.iter().map(own).collect::<Option<Vec<u32>>>()?;
+            let own = part.own(tokens)?;
             let answers = part.task.answers(&own);
             let certain = answers.iter().any(Option::is_some);
             let agree = answers.iter().zip(&own).all(|(answer, own)| answer.is_none_or(|answer| answer == *own));
-            let shared = |answer: Option<u32>| answer.map(|answer| part.tokens[answer as usize]);
+            let shared = |answer: Option<u32>| answer.map(|answer| part.shared(answer));
             (certain && agree).then(|| answers.into_iter().map(shared).collect())
         };
-        self.parts.iter().find_map(of_part).unwrap_or_else(|| vec![None; tokens.len()])
+        self.used().find_map(of_part).unwrap_or_else(|| vec![None; tokens.len()])
+    }
+
+    /// Those of the first part for which this is a prompt.
+    fn right(&self, prompt: &[u32]) -> Vec<u32> {
+        let of_part = |part: &Part| {
+            let mut right: Vec<u32> =
+                part.task.right(&part.own(prompt)?).into_iter().map(|token| part.shared(token)).collect();
+            right.sort();
+            (!right.is_empty()).then_some(right)
+        };
+        self.used().find_map(of_part).unwrap_or_default()
+    }
+
+    /// A row of the part that the update of that number trains on.
+    fn row(&self, split: &str, seed: u64, number: u64) -> Result<Row> {
+        named(NAME, "split", split, self.splits())?;
+        let part = self.part(seed, number);
+        let Row { tokens, mask } = part.task.row(part.task.splits()[0], seed, number)?;
+        Ok(Row { tokens: tokens.into_iter().map(|token| part.shared(token)).collect(), mask })
+    }
+
+    /// None: pairs are asked of its parts.
+    fn changes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn pair(&self, split: &str, change: &str, _: u64, _: u64) -> Result<PromptPair> {
+        named(NAME, "split", split, self.splits())?;
+        named(NAME, "change", change, self.changes())?;
+        Err(Error::UnknownPart { task: NAME, what: "change", name: change.to_string(), known: String::new() })
+    }
+}
+
+impl Part {
+    /// The part's own tokens; none if it has not all these words.
+    fn own(&self, tokens: &[u32]) -> Option<Vec<u32>> {
+        let own = |token: &u32| self.tokens.iter().position(|other| other == token).map(|own| own as u32);
+        tokens.iter().map(own).collect()
+    }
+
+    /// The mixture's token of one of the part's.
+    fn shared(&self, own: u32) -> u32 {
+        self.tokens[own as usize]
     }
 }
 
@@ -227,6 +276,8 @@ mod tests {
                 for (at, answer) in mixture.answers(tokens).into_iter().enumerate() {
                     assert_eq!(answer, mask[at].then(|| tokens[at]), "{tokens:?}");
                 }
+                let row = mixture.row("train", 7, step).unwrap();
+                assert_eq!((row.tokens.len(), row.tokens[0]), (row.mask.len(), 0));
             }
         }
     }
@@ -258,6 +309,12 @@ mod tests {
             assert_eq!(part.words(), parts[0].1.words());
             let asks = |step: u64| part.batch(1, step, 1).tokens[0].contains(&counted);
             assert!((0..20).all(|step| asks(step) == (number > 0)));
+            for step in 0..20 {
+                let Row { tokens, mask } = part.row("train", 1, step).unwrap();
+                let certain = (0..tokens.len()).filter(|&at| mask[at]);
+                certain.for_each(|at| assert_eq!(part.right(&tokens[..at]), [tokens[at]]));
+            }
+            assert!(part.pair("train", "anything", 1, 0).is_err() && part.row("test", 1, 0).is_err());
         }
     }
 

@@ -5,10 +5,14 @@ use endoscope_train::{Batch, Batches, generator};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use crate::task::Task;
+use crate::error::Result;
+use crate::task::{Row, Task, named};
 
 /// Streams of random numbers for pairs are counted from here, so that they share nothing with batches.
-const PAIRS: u64 = 1 << 63;
+pub(crate) const PAIRS: u64 = 1 << 63;
+
+/// The change that leaves nothing but the length as it was.
+pub const EVERYTHING: &str = "everything";
 
 /// A question with one right answer.
 pub trait Question: Send + Sync {
@@ -38,11 +42,11 @@ pub trait Question: Send + Sync {
 pub struct PromptPair {
     /// A prompt.
     pub clean: Vec<u32>,
-    /// Another, drawn independently but for its length.
+    /// Another of the same length: drawn independently, or the clean one with one change.
     pub corrupt: Vec<u32>,
-    /// The answer to the clean prompt: one.
+    /// The answers to the clean prompt that are none to the corrupt one; where a question has one answer, that.
     pub answers: Vec<u32>,
-    /// The answer to the corrupt prompt: one.
+    /// The answers to the corrupt prompt that are none to the clean one.
     pub wrong_answers: Vec<u32>,
 }
 
@@ -112,6 +116,29 @@ impl<Q: Question> Task for Asked<Q> {
     fn answers(&self, tokens: &[u32]) -> Vec<Option<u32>> {
         let last = tokens.len().saturating_sub(1);
         (0..tokens.len()).map(|at| (at == last).then(|| self.0.answer(&tokens[..at])).flatten()).collect()
+    }
+
+    fn right(&self, prompt: &[u32]) -> Vec<u32> {
+        self.0.answer(prompt).into_iter().collect()
+    }
+
+    fn row(&self, split: &str, seed: u64, number: u64) -> Result<Row> {
+        named(self.0.name(), "split", split, self.splits())?;
+        let mut random = generator(seed, number);
+        let (fewest, most) = self.0.items();
+        let items = random.random_range(fewest..=most);
+        let (prompt, answer) = asked(&self.0, &mut random, items);
+        Ok(Row::new(prompt, &[answer]))
+    }
+
+    fn changes(&self) -> &'static [&'static str] {
+        &[EVERYTHING]
+    }
+
+    fn pair(&self, split: &str, change: &str, seed: u64, number: u64) -> Result<PromptPair> {
+        named(self.0.name(), "split", split, self.splits())?;
+        named(self.0.name(), "change", change, self.changes())?;
+        Ok(pair(&self.0, &mut generator(seed, PAIRS.wrapping_add(number))))
     }
 }
 

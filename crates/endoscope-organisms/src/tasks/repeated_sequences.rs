@@ -8,8 +8,10 @@ use rand::seq::SliceRandom;
 use serde::Deserialize;
 use toml::Table;
 
-use crate::error::{Error, Result};
-use crate::task::{BOS, SPECIAL, Task, words};
+use crate::error::Result;
+use crate::task::{BOS, Row, SPECIAL, Task, named, words};
+use crate::tasks::parameters::{Problems, read};
+use crate::tasks::questions::{EVERYTHING, PAIRS, PromptPair};
 
 /// Its name in the registry.
 pub const NAME: &str = "repeated_sequences";
@@ -36,29 +38,17 @@ fn yes() -> bool {
 impl RepeatedSequences {
     /// From the keys of `[task]`, its name left out.
     pub fn from_parameters(parameters: &Table) -> Result<Self> {
-        let fail = |problems| Error::Parameters { task: NAME, problems };
-        let read: std::result::Result<Self, toml::de::Error> = parameters.clone().try_into();
-        let task = read.map_err(|error| fail(vec![error.message().to_string()]))?;
-        let problems = task.problems();
-        if problems.is_empty() { Ok(task) } else { Err(fail(problems)) }
+        read(NAME, parameters, Self::problems)
     }
 
-    fn problems(&self) -> Vec<String> {
+    fn problems(&self, problems: &mut Problems) {
         let &Self { words, shortest, longest, distinct } = self;
-        let mut problems = Vec::new();
-        if !(2..=1 << 20).contains(&words) {
-            problems.push(format!("`task.words` is {words}; it must be from 2 to 2^20"));
-        }
-        if shortest < 2 {
-            problems.push(format!("`task.shortest` is {shortest}; at least 2 words must be repeated"));
-        }
-        if longest < shortest || longest > 1 << 20 {
-            problems.push(format!("`task.longest` is {longest}; it must be from `task.shortest` to 2^20"));
-        }
+        problems.count("words", words, 2, 1 << 20);
+        problems.count("shortest", shortest, 2, 1 << 20);
+        problems.count("longest", longest, shortest, 1 << 20);
         if distinct && longest > words {
             problems.push(format!("`task.longest` is {longest}, but there are only {words} different `task.words`"));
         }
-        problems
     }
 
     /// `rows` sequences whose repeated part has `n` words; the same for the same arguments.
@@ -110,6 +100,55 @@ impl Task for RepeatedSequences {
         let n = tokens.len().saturating_sub(1) / 2;
         // The first word of the second copy comes without warning.
         (0..tokens.len()).map(|at| (at >= n + 2).then(|| tokens[at - n])).collect()
+    }
+
+    /// For each `n` for which the prompt can be `<bos> r` and the beginning of `r`, the next word of `r`.
+    fn right(&self, prompt: &[u32]) -> Vec<u32> {
+        let [BOS, given @ ..] = prompt else { return Vec::new() };
+        let next = |n: usize| {
+            let (r, again) = given.split_at_checked(n)?;
+            let begun = !again.is_empty() && r.starts_with(again);
+            if begun { r.get(again.len()).copied() } else { None }
+        };
+        let mut right: Vec<u32> = (self.shortest..=self.longest).filter_map(next).collect();
+        right.sort_unstable();
+        right.dedup();
+        right
+    }
+
+    /// Its `n` is its own; in a batch all rows have the same.
+    fn row(&self, split: &str, seed: u64, number: u64) -> Result<Row> {
+        named(NAME, "split", split, self.splits())?;
+        let mut random = generator(seed, number);
+        let n = random.random_range(self.shortest..=self.longest);
+        let tokens = self.sequence(&mut random, n);
+        let mask = self.answers(&tokens).iter().map(Option::is_some).collect();
+        Ok(Row { tokens, mask })
+    }
+
+    fn changes(&self) -> &'static [&'static str] {
+        &[EVERYTHING]
+    }
+
+    fn pair(&self, split: &str, change: &str, seed: u64, number: u64) -> Result<PromptPair> {
+        named(NAME, "split", split, self.splits())?;
+        named(NAME, "change", change, self.changes())?;
+        let mut random = generator(seed, PAIRS.wrapping_add(number));
+        let n = random.random_range(self.shortest..=self.longest);
+        let asked = random.random_range(n + 2..=2 * n);
+        let mut prompt = || {
+            let mut tokens = self.sequence(&mut random, n);
+            tokens.truncate(asked + 1);
+            let answer = tokens.pop();
+            (tokens, answer.into_iter().collect::<Vec<u32>>())
+        };
+        let (clean, answers) = prompt();
+        loop {
+            let (corrupt, wrong_answers) = prompt();
+            if wrong_answers != answers {
+                return Ok(PromptPair { clean, corrupt, answers, wrong_answers });
+            }
+        }
     }
 }
 

@@ -68,14 +68,14 @@ pub fn svg(graph: &Graph) -> String {
         .map(|(number, (node, (x, y)))| {
             let (wide, high) = BOX;
             let into: Vec<String> = graph
-                .into_node(number)
+                .entering(number)
                 .into_iter()
                 .map(|edge| described(name(edge.from), &node.name, edge, digits))
                 .collect();
             format!(
                 "<g><title>{}</title><rect x=\"{:.1}\" y=\"{:.1}\" width=\"{wide}\" height=\"{high}\"/>\
                  <text x=\"{x:.1}\" y=\"{:.1}\">{}</text></g>\n",
-                escaped(&[&[node.name.clone()], into.as_slice()].concat().join("\n")),
+                escaped(&[std::slice::from_ref(&node.name), into.as_slice()].concat().join("\n")),
                 x - wide / 2.,
                 y - high / 2.,
                 y + 4.,

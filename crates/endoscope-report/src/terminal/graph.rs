@@ -20,7 +20,7 @@ pub fn render(graph: &Graph, style: &TerminalStyle, out: &mut Vec<String>) {
     let wide = graph.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
     let mut shown = 0;
     for node in order {
-        let edges: Vec<_> = graph.into_node(node).into_iter().filter(|edge| edge.weight.abs() > least).collect();
+        let edges: Vec<_> = graph.entering(node).into_iter().filter(|edge| edge.weight.abs() > least).collect();
         if edges.is_empty() {
             continue;
         }

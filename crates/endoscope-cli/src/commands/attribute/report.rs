@@ -6,7 +6,7 @@ use endoscope_causal::{
     Circuit, Component, DirectScores, EdgeMethod, EdgeScores, Estimate, Node, Scores, circuit_to_json, statistics,
 };
 use endoscope_models::Model;
-use endoscope_report::{ColourScale, Label, Report, Section, Table, labels};
+use endoscope_report::{ColourScale, Report, Section, Table, labels};
 
 use crate::commands::patch;
 
@@ -165,7 +165,13 @@ fn agreement(estimated: &[f64], exact: &[f64]) -> Section {
 }
 
 /// The scores of edges.
-pub fn edges(model: &Model, found: &EdgeScores, exact: Option<&EdgeScores>, top: usize) -> Result<Report> {
+pub fn edges(
+    model: &Model,
+    found: &EdgeScores,
+    exact: Option<&EdgeScores>,
+    top: usize,
+    resampling: &Resampling,
+) -> Result<Report> {
     let how = match found.sweep.method {
         EdgeMethod::Exact => "Every edge was patched by itself".to_string(),
         EdgeMethod::Gradient => {
@@ -190,27 +196,30 @@ pub fn edges(model: &Model, found: &EdgeScores, exact: Option<&EdgeScores>, top:
     );
     let mut report = Report::new("Edges", "attribute", summary);
     let ranked: Vec<_> = found.ranked().into_iter().take(top).collect();
-    let mut rows = vec![Label::Text("effect".into())];
-    let mut values: Vec<Option<f64>> = ranked.iter().map(|(_, effect)| Some(*effect)).collect();
-    if let Some(exact) = exact {
-        rows.push(Label::Text("exact".into()));
-        for (edge, _) in &ranked {
-            values.push(Some(exact.effects[found.graph.number(*edge)?]));
-        }
+    let numbers =
+        ranked.iter().map(|(edge, _)| found.graph.number(*edge)).collect::<endoscope_causal::Result<Vec<_>>>()?;
+    let mut columns: Vec<(&str, Vec<Option<f64>>)> =
+        vec![("effect", ranked.iter().map(|(_, effect)| Some(*effect)).collect())];
+    if found.pairs.len() > 1 {
+        let of_edge = |&number: &usize| found.pairs.iter().map(|pair| pair.values[number]).collect::<Vec<f64>>();
+        let intervals = resampling.means(&numbers.iter().map(of_edge).collect::<Vec<_>>())?;
+        columns.push(("low", intervals.iter().map(|interval| interval.map(|interval| interval.low)).collect()));
+        columns.push(("high", intervals.iter().map(|interval| interval.map(|interval| interval.high)).collect()));
     }
-    let axes = [("", rows), ("edge", labels(ranked.iter().map(|(edge, _)| edge.to_string())))];
-    // An edge a line: the table turned.
+    if let Some(exact) = exact {
+        columns.push(("exact", numbers.iter().map(|&number| Some(exact.effects[number])).collect()));
+    }
     let count = ranked.len();
-    let [(_, rows), (name, edges)] = axes;
-    let turned: Vec<Option<f64>> = (0..count)
-        .flat_map(|at| (0..rows.len()).map(move |row| (row, at)))
-        .map(|(row, at)| values[row * count + at])
-        .collect();
-    let table = Table::with_missing(
-        format!("change of {metric}, mean over prompt pairs"),
-        [(name, edges), ("change", rows)],
-        turned,
-    )?;
+    let rows = (0..count).flat_map(|at| columns.iter().map(move |(_, values)| values[at]));
+    let axes = [
+        ("edge", labels(ranked.iter().map(|(edge, _)| edge.to_string()))),
+        ("change", labels(columns.iter().map(|(name, _)| *name))),
+    ];
+    let described = format!(
+        "change of {metric}, mean over prompt pairs, and the ends of its {}% interval (BCa bootstrap over pairs)",
+        100. * resampling.confidence
+    );
+    let table = Table::with_missing(described, axes, rows.collect())?;
     report.tables.insert("edges".into(), table);
     report.sections.push(Section::Table {
         heading: Some("The largest".into()),

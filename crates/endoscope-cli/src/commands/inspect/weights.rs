@@ -1,8 +1,8 @@
-//! `endoscope inspect --views`, `--heads` and `--composition`: what a model's weights are, as tables.
+//! `endoscope inspect --views`, `--heads`, `--composition` and `--channels`: what a model's weights are, as tables.
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use endoscope_models::circuits::{Composition, HeadNumbers, positivity};
+use endoscope_models::circuits::{Channel, Composition, HeadNumbers, PairChannels, positivity};
 use endoscope_models::factored::Eigenvalue;
 use endoscope_models::views::{WeightName, WeightView};
 use endoscope_models::{Decoder, Model};
@@ -23,6 +23,9 @@ pub struct WeightsAsked {
     /// Show how much the queries, keys or values of later heads read of what earlier heads write.
     #[arg(long, value_name = "q|k|v")]
     composition: Option<Reader>,
+    /// Split what each earlier head writes into its rank-one channels, and show the N that each later head reads most of.
+    #[arg(long, value_name = "N", requires = "composition", value_parser = clap::value_parser!(u32).range(1..))]
+    channels: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,6 +33,17 @@ enum Reader {
     Q,
     K,
     V,
+}
+
+impl Reader {
+    /// What composes, its letter, and its name in the plural.
+    fn kind(self) -> (Composition, &'static str, &'static str) {
+        match self {
+            Self::Q => (Composition::Query, "q", "queries"),
+            Self::K => (Composition::Key, "k", "keys"),
+            Self::V => (Composition::Value, "v", "values"),
+        }
+    }
 }
 
 /// What was asked, as text and as entries of the JSON document.
@@ -68,6 +82,9 @@ impl WeightsAsked {
         }
         if let Some(reader) = self.composition {
             add("composition", composition(decoder, reader)?);
+            if let Some(most) = self.channels {
+                add("channels", channels(decoder, reader, most as usize)?);
+            }
         }
         Ok(found)
     }
@@ -145,11 +162,7 @@ fn first(values: &[f64]) -> String {
 }
 
 fn composition(decoder: &Decoder, reader: Reader) -> Result<(Vec<String>, Value)> {
-    let (kind, letter, name) = match reader {
-        Reader::Q => (Composition::Query, "q", "queries"),
-        Reader::K => (Composition::Key, "k", "keys"),
-        Reader::V => (Composition::Value, "v", "values"),
-    };
+    let (kind, letter, name) = reader.kind();
     let heads = decoder.spec.heads;
     let rows = decoder.spec.layers * heads;
     let scores = decoder.composition_scores(kind)?.reshape((rows, rows))?.to_vec2::<f32>()?;
@@ -164,4 +177,44 @@ fn composition(decoder: &Decoder, reader: Reader) -> Result<(Vec<String>, Value)
     let shown = pairs.iter().take(PAIRS);
     lines.extend(shown.map(|&(score, from, to)| format!("{:>6} -> {:<6} {score:.4}", label(from), label(to))));
     Ok((lines, json!({"reads": letter, "heads": (0..rows).map(label).collect::<Vec<_>>(), "scores": scores})))
+}
+
+/// The `most` strongest channels of each pair, the pair with the strongest one first.
+fn channels(decoder: &Decoder, reader: Reader, most: usize) -> Result<(Vec<String>, Value)> {
+    let (kind, _, name) = reader.kind();
+    let mut pairs: Vec<(PairChannels, Vec<Channel>)> = Vec::new();
+    let mut scores: Vec<f64> = Vec::new();
+    for pair in decoder.channels(kind)? {
+        scores.extend(pair.channels.iter().map(|channel| channel.score));
+        let mut strongest = pair.strongest();
+        strongest.truncate(most);
+        pairs.push((pair, strongest));
+    }
+    let best = |channels: &[Channel]| channels.first().map_or(0., |channel| channel.score);
+    pairs.sort_by(|a, b| best(&b.1).total_cmp(&best(&a.1)).then((a.0.from, a.0.to).cmp(&(b.0.from, b.0.to))));
+    scores.sort_by(f64::total_cmp);
+    let median = scores.get(scores.len() / 2).copied().unwrap_or(0.);
+    let random = 1. / (decoder.spec.d_model as f64).sqrt();
+    let label = |(layer, head): (usize, usize)| format!("{layer}.{head}");
+    let shown = |channel: &Channel| format!("{:>3}: {:.4} ({:.2})", channel.number, channel.score, channel.share);
+    let mut lines = vec![
+        format!(
+            "channels of what earlier heads write in the {name} of later heads, number: score (share of the pair);"
+        ),
+        format!("of {} channels the median scores {median:.4}; a random direction, {random:.4}:", scores.len()),
+    ];
+    lines.extend(pairs.iter().take(PAIRS).map(|(pair, channels)| {
+        let channels: Vec<String> = channels.iter().map(shown).collect();
+        format!("{:>6} -> {:<6} {:.4}  {}", label(pair.from), label(pair.to), pair.score, channels.join("  "))
+    }));
+    let entry = |channel: &Channel| {
+        let Channel { number, singular_value, score, share } = *channel;
+        json!({"channel": number, "singular_value": singular_value, "score": score, "share": share})
+    };
+    let entries = pairs.iter().map(|(pair, channels)| {
+        let channels: Vec<Value> = channels.iter().map(entry).collect();
+        json!({"from": label(pair.from), "to": label(pair.to), "score": pair.score, "channels": channels})
+    });
+    let document = json!({"median": median, "random_direction": random, "pairs": entries.collect::<Vec<_>>()});
+    Ok((lines, document))
 }

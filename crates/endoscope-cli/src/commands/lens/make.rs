@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 use endoscope_causal::Progress;
 use endoscope_causal::lens::jacobian::{JacobianSettings, Over, average};
 use endoscope_causal::lens::tuned::{TunedSettings, train};
-use endoscope_causal::lens::{Lens, Streams, losses, repeated_rows, split};
-use endoscope_models::{Bos, Model};
+use endoscope_causal::lens::{Lens, Streams, losses, split};
+use endoscope_models::Model;
 use endoscope_report::{HashedFile, RunDirectory, Started, check_destination, write_atomically};
 use serde_json::{Value, json};
 
@@ -18,31 +18,20 @@ use crate::input::{BosArguments, ModelArgument};
 use crate::output::Output;
 use crate::progress;
 use crate::provenance::provenance;
+use crate::token_rows::RowArguments;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Making a lens")]
 pub struct MakeArguments {
-    /// Make a lens instead of reading a prompt: tuned (translators, trained) or jacobian (the averaged Jacobian, measured).
+    /// Make a lens instead of reading a prompt: tuned (translators, trained) or jacobian (the averaged Jacobian, measured). The
+    /// last fifth of the rows is held out and measured.
     #[arg(long, value_enum)]
     train: Option<Made>,
-    /// A text to make it from.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["token_rows", "random"])]
-    text: Option<PathBuf>,
-    /// Rows of token ids to make it from: a JSON file, [[1, 2, 3], [4, 5]].
-    #[arg(long, value_name = "FILE.json", conflicts_with = "random")]
-    token_rows: Option<PathBuf>,
-    /// Make it from so many rows of random tokens, each repeated once.
-    #[arg(long, value_name = "ROWS")]
-    random: Option<usize>,
+    #[command(flatten)]
+    source: RowArguments,
     /// The file to write it to.
     #[arg(long, value_name = "FILE.safetensors")]
     save: Option<PathBuf>,
-    /// How many tokens a row of a text or of random tokens has [default: 64, or the model's context].
-    #[arg(long)]
-    length: Option<usize>,
-    /// Use no more rows than this; the last fifth of them is held out and measured.
-    #[arg(long)]
-    rows: Option<usize>,
     /// How many steps a tuned lens is trained.
     #[arg(long, default_value_t = TunedSettings::default().steps)]
     steps: usize,
@@ -82,7 +71,7 @@ impl MakeArguments {
 
     /// Refuses what is said of making where nothing is made.
     pub fn refuse(&self) -> Result<()> {
-        if self.text.is_some() || self.token_rows.is_some() || self.random.is_some() || self.save.is_some() {
+        if self.source.given() || self.save.is_some() {
             bail!("--text, --token-rows, --random and --save say how a lens is made; --train tuned|jacobian makes one");
         }
         Ok(())
@@ -101,14 +90,14 @@ impl MakeArguments {
         check_destination(save)?;
         let directory = out.map(RunDirectory::create).transpose()?;
         let model = model.open()?;
-        let rows = self.rows(&model, bos)?;
+        let rows = self.source.read(&model, bos, self.seed)?;
         let (seen, unseen) = split(&rows);
         if unseen.is_empty() {
             bail!("there is only one row; at least two are needed, since the last fifth is held out to measure it");
         }
         let mut lens = self.make(&model, seen, streams)?;
         lens.made.insert("weights".into(), weights(&model)?);
-        lens.made.insert("source".into(), self.source()?);
+        lens.made.insert("source".into(), self.source.source(self.seed)?);
         let before = losses(&model.decoder, &Lens::logit(), unseen, streams)?;
         let after = losses(&model.decoder, &lens, unseen, streams)?;
         let bytes = lens.to_bytes()?;
@@ -126,9 +115,7 @@ impl MakeArguments {
         output.line(&format!("\nthe lens was written to {}", save.display()))?;
         let Some(directory) = directory else { return Ok(()) };
         let mut provenance = provenance(&started, &model, &[])?;
-        for path in [&self.text, &self.token_rows].into_iter().flatten() {
-            provenance.files.push(HashedFile::read("text", path)?);
-        }
+        provenance.files.extend(self.source.file()?);
         provenance.files.push(HashedFile::of("lens", save, &bytes));
         provenance.seeds.insert("lens".into(), self.seed);
         let plan =
@@ -170,53 +157,6 @@ impl MakeArguments {
         bar.finish_and_clear();
         Ok(lens?)
     }
-
-    /// The rows that it is made from and measured on.
-    fn rows(&self, model: &Model, bos: BosArguments) -> Result<Vec<Vec<u32>>> {
-        let context = model.spec().context;
-        let length = self.length.unwrap_or(context.min(64));
-        let prefix = || match model.tokenizer().and_then(|tokenizer| tokenizer.encode("", bos.bos())) {
-            Ok(encoded) => Ok(encoded.ids),
-            Err(error) if matches!(bos.bos(), Bos::Prepend) => Err(error),
-            Err(_) => Ok(Vec::new()),
-        };
-        let most = self.rows.unwrap_or(usize::MAX);
-        let mut rows = match (&self.text, &self.token_rows, self.random) {
-            (Some(path), _, _) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read the text {}", path.display()))?;
-                let ids = model.tokenizer()?.encode(&text, Bos::Omit)?.ids;
-                cut(&ids, &prefix()?, length)?
-            }
-            (_, Some(path), _) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read the rows {}", path.display()))?;
-                let forms = || format!("{} holds no rows of token ids, [[1, 2, 3], [4, 5]]", path.display());
-                serde_json::from_str(&text).with_context(forms)?
-            }
-            (_, _, Some(count)) => {
-                let prefix = prefix()?;
-                if length < prefix.len() + 2 {
-                    bail!("--length {length} leaves no room for repeated tokens");
-                }
-                repeated_rows(model.spec().vocabulary as u32, &prefix, length, count.min(most), self.seed)
-            }
-            _ => bail!("say what the lens is to be made from: --text FILE, --token-rows FILE.json or --random ROWS"),
-        };
-        rows.truncate(most);
-        match rows.iter().position(|row| row.is_empty() || row.len() > context) {
-            Some(row) => bail!("row {row} has {} tokens; 1 to {context} fit the model's context", rows[row].len()),
-            None => Ok(rows),
-        }
-    }
-
-    /// Where the rows come from, for the lens's header.
-    fn source(&self) -> Result<Value> {
-        Ok(match (&self.text, &self.token_rows) {
-            (Some(path), _) | (_, Some(path)) => json!({"sha256": HashedFile::read("text", path)?.sha256}),
-            _ => json!({"repeated_random_tokens": self.seed}),
-        })
-    }
 }
 
 /// The SHA-256 of each file of weights, in order.
@@ -224,27 +164,4 @@ pub fn weights(model: &Model) -> Result<Value> {
     let files = model.files.iter().filter(|(role, _)| *role == "weights");
     let hashes = files.map(|(role, path)| Ok(HashedFile::read(*role, path)?.sha256)).collect::<Result<Vec<_>>>()?;
     Ok(json!(hashes))
-}
-
-/// A long text as rows of `length` tokens, each with the prefix before it; a last row of one token is left out.
-fn cut(ids: &[u32], prefix: &[u32], length: usize) -> Result<Vec<Vec<u32>>> {
-    let own = length.saturating_sub(prefix.len());
-    if own < 2 {
-        bail!("--length {length} leaves no room for two tokens of the text");
-    }
-    Ok(ids.chunks(own).filter(|chunk| chunk.len() > 1).map(|chunk| [prefix, chunk].concat()).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_is_cut_into_rows_with_their_prefix() {
-        let ids: Vec<u32> = (10..17).collect();
-        assert_eq!(cut(&ids, &[1], 4).unwrap(), [vec![1, 10, 11, 12], vec![1, 13, 14, 15]]);
-        assert_eq!(cut(&ids, &[], 5).unwrap(), [vec![10, 11, 12, 13, 14], vec![15, 16]]);
-        assert!(cut(&ids, &[1], 2).is_err());
-        assert!(cut(&[], &[1], 8).unwrap().is_empty());
-    }
 }
