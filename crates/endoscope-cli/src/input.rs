@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::progress;
 
 /// Whether the beginning-of-sequence token is put before a text.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub struct BosArguments {
     /// Put the beginning-of-sequence token before each text [default: as the tokenizer's configuration says].
     #[arg(long, conflicts_with = "no_bos")]

@@ -61,7 +61,7 @@ pub use model::Model;
 pub use ops::{Embedding, Linear, Matrix};
 pub use positions::{NamedPositions, PromptTokens};
 pub use sampling::Sampling;
-pub use save::{model_files, save};
+pub use save::{model_files, save, weights_file};
 pub use spec::{
     Activation, AttentionScale, Biases, ExpertWeights, Experts, Mlp, Norm, Order, Placement, Positions, QkNorm,
     QkNormOver, Spec,

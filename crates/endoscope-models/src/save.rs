@@ -49,13 +49,17 @@ fn files(
         let reason = format!("the family {} cannot express this model: {spec:?}", family.model_type());
         return Err(Error::write(&path, reason));
     }
-    let path = directory.join("model.safetensors");
+    let weights = weights_file(&directory.join("model.safetensors"), tensors)?;
+    Ok([("config.json", (text + "\n").into_bytes()), ("model.safetensors", weights)])
+}
+
+/// The contents of a `model.safetensors`; `path` is what errors name.
+pub fn weights_file(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<Vec<u8>> {
     // transformers asks for this entry before it opens a file.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let tensors = tensors.iter().map(|(name, tensor)| Ok((name.as_str(), tensor.contiguous()?)));
     let mut tensors = tensors.collect::<Result<Vec<_>>>()?;
     tensors.sort_by(|a, b| a.0.cmp(b.0));
-    let weights = safetensors::serialize(tensors.iter().map(|(name, tensor)| (*name, tensor)), Some(metadata))
-        .map_err(|error| Error::write(&path, error))?;
-    Ok([("config.json", (text + "\n").into_bytes()), ("model.safetensors", weights)])
+    safetensors::serialize(tensors.iter().map(|(name, tensor)| (*name, tensor)), Some(metadata))
+        .map_err(|error| Error::write(path, error))
 }

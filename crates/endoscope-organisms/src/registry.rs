@@ -13,6 +13,7 @@ use crate::tasks::entity_tracking::{self, EntityTracking};
 use crate::tasks::indirect_object::{self, IndirectObject};
 use crate::tasks::key_value_recall::{self, KeyValueRecall};
 use crate::tasks::laundry_list::{self, LaundryList};
+use crate::tasks::mixture::{self, Mixture};
 use crate::tasks::modular_addition::{self, ModularAddition};
 use crate::tasks::multiple_choice::{self, MultipleChoice};
 use crate::tasks::path_finding::{self, PathFinding};
@@ -25,7 +26,7 @@ use crate::tasks::two_hop_lookup::{self, TwoHopLookup};
 use crate::tasks::what_followed::{self, WhatFollowed};
 use crate::tokenizer::tokenizer_files;
 
-/// The names of all tasks.
+/// The names of all tasks that stand for themselves; `mixture` is made of them.
 pub const TASKS: &[&str] = &[
     repeated_sequences::NAME,
     what_followed::NAME,
@@ -49,6 +50,7 @@ pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
         what_followed::NAME => asked(what_followed::NAME, parameters, WhatFollowed),
         count_modulo_three::NAME => asked(count_modulo_three::NAME, parameters, CountModuloThree),
         two_hop_lookup::NAME => asked(two_hop_lookup::NAME, parameters, TwoHopLookup),
+        mixture::NAME => Ok(Box::new(Mixture::from_parameters(parameters)?)),
         key_value_recall::NAME => streamed(KeyValueRecall::from_parameters(parameters)?),
         modular_addition::NAME => streamed(ModularAddition::from_parameters(parameters)?),
         sorting_with_hints::NAME => streamed(SortingWithHints::from_parameters(parameters)?),
@@ -59,6 +61,17 @@ pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
         indirect_object::NAME => streamed(IndirectObject::from_parameters(parameters)?),
         laundry_list::NAME => streamed(LaundryList::from_parameters(parameters)?),
         _ => Err(Error::UnknownTask { name: name.to_string(), known: TASKS.join(", ") }),
+    }
+}
+
+/// The tasks that `name` is made of, by their names, all with the same tokens: the parts of a mixture; any other task alone.
+pub fn task_parts(name: &str, parameters: &Table) -> Result<Vec<(String, Box<dyn Task>)>> {
+    match name {
+        mixture::NAME => {
+            let boxed = |(name, part)| (name, Box::new(part) as Box<dyn Task>);
+            Ok(Mixture::parts(parameters)?.into_iter().map(boxed).collect())
+        }
+        _ => Ok(vec![(name.to_string(), task(name, parameters)?)]),
     }
 }
 

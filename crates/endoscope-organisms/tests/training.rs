@@ -86,6 +86,36 @@ fn a_question_is_a_task_that_can_be_trained() {
 }
 
 #[test]
+fn a_mixture_of_tasks_is_trained_by_its_curriculum() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("mixed");
+    let (model, _) = SMALL.split_once("[task]").unwrap();
+    let task = r#"[task]
+        name = "mixture"
+        parts = [{ name = "repeated_sequences", words = 8, shortest = 3, longest = 6 }, { name = "count_modulo_three" }]
+        stages = [{ from = 0, weights = [1, 0] }, { from = 3, weights = [0, 1] }]
+        [training]
+        steps = 6
+        batch = 4
+        seed = 1
+        learning_rate = 0.001
+        checkpoints = { every = 3 }"#;
+    let recipe = Recipe::parse("mixed.toml", &(model.replace("context = 16", "context = 24") + task)).unwrap();
+    train(&recipe, &out, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(Recipe::read(out.join("recipe.toml")).unwrap(), recipe);
+    // The words of the second part have learned nothing before its stage begins: without a gradient there is only decay,
+    // of which embeddings have none.
+    let series = endoscope_train::Series::open(&out).unwrap();
+    let embedding = |step: u64, row: usize| {
+        let tensors = series.tensors(step).unwrap();
+        tensors["model.embed_tokens.weight"].get(row).unwrap().to_vec1::<f32>().unwrap()
+    };
+    let last = Model::open(&out).unwrap().spec().vocabulary - 1 - 4;
+    assert_eq!(embedding(0, last), embedding(3, last));
+    assert_ne!(embedding(3, last), embedding(6, last));
+}
+
+#[test]
 fn every_other_task_can_be_trained_too() {
     let directory = tempfile::tempdir().unwrap();
     let (model, _) = SMALL.split_once("[task]").unwrap();

@@ -9,11 +9,13 @@ use endoscope_models::{Family, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::{AdamW, Moments};
+use crate::ema::{EMA, Ema};
 use crate::error::{Error, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const WEIGHTS: &str = "model.safetensors";
+const EMA_WEIGHTS: &str = "ema/model.safetensors";
 
 /// What a checkpoint knows of the run so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,9 @@ pub(crate) struct State {
     pub step: u64,
     /// The loss of each of them.
     pub losses: Vec<f32>,
+    /// The share of certain tokens that each predicted, if the recipe asks for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accuracies: Vec<f32>,
 }
 
 /// What every model directory of a run has in common.
@@ -44,14 +49,23 @@ impl Layout<'_> {
         }
         Ok(())
     }
+
+    /// Writes the model of the running mean into the folder [`EMA`] of `directory`.
+    pub fn write_ema(&self, directory: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let path = directory.join(EMA);
+        fs::create_dir_all(&path).map_err(|error| Error::write(&path, error))?;
+        self.write_model(&path, tensors)?;
+        sync_files(&path).map_err(|error| Error::write(&path, error))
+    }
 }
 
 /// Writes `step-NNNNNN` into `checkpoints` under a temporary name, then renames it.
 pub(crate) fn write(
     checkpoints: &Path,
     layout: &Layout,
-    tensors: &HashMap<String, Tensor>,
+    variables: &BTreeMap<String, Var>,
     optimizer: &AdamW,
+    ema: Option<&Ema>,
     state: &State,
 ) -> Result<()> {
     let name = format!("step-{:06}", state.step);
@@ -60,7 +74,11 @@ pub(crate) fn write(
         fs::remove_dir_all(&temporary).map_err(|error| Error::write(&temporary, error))?;
     }
     fs::create_dir_all(&temporary).map_err(|error| Error::write(&temporary, error))?;
-    layout.write_model(&temporary, tensors)?;
+    let weights = variables.iter().map(|(name, variable)| (name.clone(), variable.as_detached_tensor())).collect();
+    layout.write_model(&temporary, &weights)?;
+    if let Some(ema) = ema {
+        layout.write_ema(&temporary, &ema.tensors(variables)?)?;
+    }
     write_optimizer(&temporary.join(OPTIMIZER), optimizer)?;
     let path = temporary.join(STATE);
     let text = serde_json::to_string(state).map_err(|error| Error::write(&path, error))?;
@@ -70,14 +88,17 @@ pub(crate) fn write(
 
 /// Makes every file of `temporary` reach the disk, then gives the directory its name.
 pub(crate) fn publish(temporary: &Path, path: &Path) -> Result<()> {
-    let fail = |error: std::io::Error| Error::write(path, error);
-    for entry in fs::read_dir(temporary).map_err(fail)? {
-        let file = entry.map_err(fail)?.path();
+    sync_files(temporary).and_then(|()| fs::rename(temporary, path)).map_err(|error| Error::write(path, error))
+}
+
+fn sync_files(directory: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let file = entry?.path();
         if file.is_file() {
-            File::open(&file).and_then(|file| file.sync_all()).map_err(fail)?;
+            File::open(&file)?.sync_all()?;
         }
     }
-    fs::rename(temporary, path).map_err(fail)
+    Ok(())
 }
 
 /// The last checkpoint, if there is one. What a kill left half-written has a temporary name and is removed.
@@ -101,8 +122,13 @@ pub(crate) fn last(checkpoints: &Path) -> Result<Option<PathBuf>> {
     Ok(found.map(|(_, path)| path))
 }
 
-/// Puts the weights of a checkpoint into `variables`, and returns the optimiser and what is known of the run.
-pub(crate) fn read(directory: &Path, variables: &BTreeMap<String, Var>) -> Result<(AdamW, State)> {
+/// Puts the weights of a checkpoint into `variables`, and returns the optimiser, the running mean of the weights (with
+/// `decay`, if there shall be one) and what is known of the run.
+pub(crate) fn read(
+    directory: &Path,
+    variables: &BTreeMap<String, Var>,
+    decay: Option<f64>,
+) -> Result<(AdamW, Option<Ema>, State)> {
     let path = directory.join(STATE);
     let text = fs::read_to_string(&path).map_err(|error| Error::checkpoint(directory, error))?;
     let state: State = serde_json::from_str(&text).map_err(|error| Error::checkpoint(directory, error))?;
@@ -118,10 +144,21 @@ pub(crate) fn read(directory: &Path, variables: &BTreeMap<String, Var>) -> Resul
         let moments = Moments { first: flat(&format!("first.{name}"))?, second: flat(&format!("second.{name}"))? };
         optimizer.moments.insert(name.clone(), moments);
     }
+    let ema = match decay {
+        None => None,
+        Some(decay) => {
+            let stored = Stored::read(directory, EMA_WEIGHTS)?;
+            let mut means = BTreeMap::new();
+            for (name, variable) in variables {
+                means.insert(name.clone(), stored.get(name, variable.dims())?.flatten_all()?.to_vec1()?);
+            }
+            Some(Ema { decay, means })
+        }
+    };
     for (name, variable) in variables {
         variable.set(weights.get(name, variable.dims())?)?;
     }
-    Ok((optimizer, state))
+    Ok((optimizer, ema, state))
 }
 
 fn write_optimizer(path: &Path, optimizer: &AdamW) -> Result<()> {

@@ -72,6 +72,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A series of checkpoints that cannot be used.
+    #[error("the series {path} cannot be used: {reason}")]
+    Series {
+        /// Its folder, or the file in it.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A batch that does not fit the model.
     #[error("the task's batch of step {step} cannot be trained on: {reason}")]
     Batch {
@@ -119,6 +127,10 @@ impl Error {
 
     pub(crate) fn write(path: &Path, reason: impl ToString) -> Self {
         Self::Write { path: path.to_path_buf(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn series(path: &Path, reason: impl ToString) -> Self {
+        Self::Series { path: path.to_path_buf(), reason: reason.to_string() }
     }
 
     pub(crate) fn checkpoint(path: &Path, reason: impl ToString) -> Self {

@@ -2,7 +2,8 @@
 //!
 //! For whoever makes an organism or studies how a mechanism forms. [`train`] needs a [`Recipe`], something that gives
 //! [`Batches`], and a name for the result; a run that was killed continues from its last checkpoint when it is started
-//! again, with the same losses bit for bit. Start reading at [`train`], then `run_directory.rs` for what lies on disk.
+//! again, with the same losses bit for bit. Start reading at [`train`], then `run_directory.rs` for what lies on disk; a
+//! [`Series`] gives back the weights of any step that the recipe kept.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -57,20 +58,30 @@
 mod adamw;
 mod batches;
 mod checkpoint;
+mod checkpoints;
+mod ema;
 mod error;
 mod loss;
 mod parameters;
 mod recipe;
+mod recipe_keys;
 mod run_directory;
 mod schedule;
+mod series;
+mod series_writer;
+mod slope;
 mod trainer;
 
 pub use adamw::{AdamW, Moments};
 pub use batches::{Batch, Batches, generator};
+pub use checkpoints::{Checkpoints, EarlyStop};
+pub use ema::{EMA, Ema};
 pub use error::{Error, Result};
-pub use loss::cross_entropy;
+pub use loss::{Answered, LossOn, answered, cross_entropy};
 pub use parameters::Parameters;
 pub use recipe::{ModelRecipe, Recipe, TaskRecipe, TrainingRecipe};
 pub use run_directory::{CHECKPOINTS, partial_directory};
 pub use schedule::learning_rate;
+pub use series::{SERIES, Series, SeriesEntry};
+pub use slope::{Slope, slope};
 pub use trainer::{Outcome, Progress, initial_model, train};

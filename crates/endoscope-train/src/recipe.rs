@@ -7,7 +7,10 @@ use endoscope_models::{Activation, Biases, Family, Mlp, Norm, Positions, Spec};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::checkpoints::{Checkpoints, EarlyStop};
 use crate::error::{Error, Result};
+use crate::loss::LossOn;
+use crate::recipe_keys::shape_problems;
 
 /// What to train, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +103,21 @@ pub struct TrainingRecipe {
     pub checkpoint_every: u64,
     /// Standard deviation of the initial matrices; default 0.02.
     pub init_std: f64,
+    /// Which tokens the loss is taken over: `certain` (those that the task says are certain; the default) or `every`.
+    pub loss: LossOn,
+    /// Into how many parts a batch is cut that go through the model one after the other; the gradients are those of the
+    /// whole batch, the memory that of a part. Default 1.
+    pub accumulate: usize,
+    /// How much of the running mean of the weights an update keeps, such as 0.999; absent for none. The mean is a model
+    /// of its own, in the folder `ema` of the result and of each checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// When to stop before the last step; absent for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStop>,
+    /// The steps whose weights are kept in the series; absent for no series.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<Checkpoints>,
 }
 
 impl Default for TrainingRecipe {
@@ -118,60 +136,14 @@ impl Default for TrainingRecipe {
             gradient_clip: 1.,
             checkpoint_every: 500,
             init_std: 0.02,
+            loss: LossOn::Certain,
+            accumulate: 1,
+            ema: None,
+            early_stop: None,
+            checkpoints: None,
         }
     }
 }
-
-/// What a key's value must be.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Count,
-    Number,
-    Switch,
-    OneOf(&'static [&'static str]),
-}
-
-/// Whether a key must be given.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Need {
-    Required,
-    Optional,
-}
-
-use Kind::{Count, Number, OneOf, Switch};
-use Need::{Optional, Required};
-
-const MODEL_KEYS: &[(&str, Kind, Need)] = &[
-    ("family", OneOf(&["gpt2", "llama"]), Required),
-    ("context", Count, Required),
-    ("d_model", Count, Required),
-    ("layers", Count, Required),
-    ("heads", Count, Required),
-    ("kv_heads", Count, Optional),
-    ("d_head", Count, Optional),
-    ("d_mlp", Count, Required),
-    ("activation", OneOf(&["gelu_tanh", "gelu_erf", "silu", "relu"]), Optional),
-    ("tied", Switch, Optional),
-    ("attention_bias", Switch, Optional),
-    ("mlp_bias", Switch, Optional),
-    ("rotary_base", Number, Optional),
-];
-
-const TRAINING_KEYS: &[(&str, Kind, Need)] = &[
-    ("steps", Count, Required),
-    ("batch", Count, Required),
-    ("seed", Count, Required),
-    ("learning_rate", Number, Required),
-    ("warmup_steps", Count, Optional),
-    ("final_learning_rate", Number, Optional),
-    ("weight_decay", Number, Optional),
-    ("beta1", Number, Optional),
-    ("beta2", Number, Optional),
-    ("epsilon", Number, Optional),
-    ("gradient_clip", Number, Optional),
-    ("checkpoint_every", Count, Optional),
-    ("init_std", Number, Optional),
-];
 
 impl Recipe {
     /// Reads recipe.toml.
@@ -241,70 +213,6 @@ fn flatten(prefix: &str, value: &Value, keys: &mut std::collections::BTreeMap<St
         value => {
             keys.insert(prefix.to_string(), value.to_string());
         }
-    }
-}
-
-/// Sections and keys that are missing, unknown or of the wrong kind.
-fn shape_problems(table: &Table) -> Vec<String> {
-    let mut problems = Vec::new();
-    for name in table.keys().filter(|name| !["model", "task", "training"].contains(&name.as_str())) {
-        problems.push(format!("`{name}` is not known; a recipe has the sections [model], [task] and [training]"));
-    }
-    let mut section = |name: &str| match table.get(name) {
-        Some(Value::Table(section)) => Some(section.clone()),
-        Some(other) => {
-            problems.push(format!("`{name}` is {other}; it must be a section [{name}]"));
-            None
-        }
-        None => {
-            problems.push(format!("the section [{name}] is missing"));
-            None
-        }
-    };
-    let (model, task, training) = (section("model"), section("task"), section("training"));
-    for (name, keys, section) in [("model", MODEL_KEYS, model), ("training", TRAINING_KEYS, training)] {
-        problems.extend(section.iter().flat_map(|section| key_problems(name, keys, section)));
-    }
-    if let Some(task) = task {
-        match task.get("name") {
-            Some(Value::String(_)) => {}
-            Some(other) => problems.push(format!("`task.name` is {other}; a text is needed")),
-            None => problems.push("`task.name` is missing".into()),
-        }
-    }
-    problems
-}
-
-fn key_problems(section: &str, keys: &[(&str, Kind, Need)], found: &Table) -> Vec<String> {
-    let mut problems = Vec::new();
-    for name in found.keys().filter(|name| !keys.iter().any(|(known, ..)| known == name)) {
-        let known = keys.iter().map(|(known, ..)| *known).collect::<Vec<_>>().join(", ");
-        problems.push(format!("`{section}.{name}` is not known; the keys of [{section}] are {known}"));
-    }
-    for (name, kind, need) in keys {
-        match found.get(*name) {
-            None if *need == Required => problems.push(format!("`{section}.{name}` is missing")),
-            None => {}
-            Some(value) => {
-                problems.extend(kind.problem(value).map(|what| format!("`{section}.{name}` is {value}; {what}")))
-            }
-        }
-    }
-    problems
-}
-
-impl Kind {
-    fn problem(self, value: &Value) -> Option<String> {
-        let (fits, wanted) = match self {
-            Count => (value.as_integer().is_some_and(|count| count >= 0), "a count is needed".to_string()),
-            Number => (value.is_float() || value.is_integer(), "a number is needed".to_string()),
-            Switch => (value.is_bool(), "true or false is needed".to_string()),
-            OneOf(names) => (
-                value.as_str().is_some_and(|name| names.contains(&name)),
-                format!("one of {} is needed", names.join(", ")),
-            ),
-        };
-        (!fits).then_some(wanted)
     }
 }
 
@@ -390,15 +298,28 @@ impl TrainingRecipe {
             ("gradient_clip", self.gradient_clip, self.gradient_clip > 0., "positive (inf for none)"),
             ("checkpoint_every", self.checkpoint_every as f64, self.checkpoint_every > 0, "at least 1"),
             ("init_std", self.init_std, positive(self.init_std), "positive"),
+            (
+                "accumulate",
+                self.accumulate as f64,
+                (1..=self.batch.max(1)).contains(&self.accumulate),
+                "from 1 to `training.batch`",
+            ),
+            ("ema", self.ema.unwrap_or(0.), self.ema.is_none_or(decay), "from 0 to less than 1"),
         ];
         let wrong = checks.into_iter().filter(|(_, _, fine, _)| !fine);
-        wrong.map(|(name, value, _, wanted)| format!("`training.{name}` is {value}; it must be {wanted}")).collect()
+        let mut problems: Vec<String> = wrong
+            .map(|(name, value, _, wanted)| format!("`training.{name}` is {value}; it must be {wanted}"))
+            .collect();
+        problems.extend(self.early_stop.iter().flat_map(|early_stop| early_stop.problems()));
+        problems.extend(self.checkpoints.iter().flat_map(|checkpoints| checkpoints.problems(self.steps)));
+        problems
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe_keys::{MODEL_KEYS, TRAINING_KEYS};
 
     const GOOD: &str = r#"
         [model]
@@ -472,6 +393,12 @@ mod tests {
             rotary_base: Some(100.),
             ..recipe.model
         };
+        recipe.training = TrainingRecipe {
+            ema: Some(0.9),
+            early_stop: Some(EarlyStop { accuracy: 0.9, updates: 5 }),
+            checkpoints: Some(Checkpoints::Every { every: 3 }),
+            ..recipe.training
+        };
         let table = Table::try_from(&recipe).unwrap();
         for (section, keys) in [("model", MODEL_KEYS), ("training", TRAINING_KEYS)] {
             let mut known: Vec<&str> = keys.iter().map(|(name, ..)| *name).collect();
@@ -479,6 +406,49 @@ mod tests {
             let mut written: Vec<&str> = table[section].as_table().unwrap().keys().map(String::as_str).collect();
             written.sort();
             assert_eq!(written, known);
+        }
+    }
+
+    #[test]
+    fn tables_and_lists_of_training_are_read_and_checked() {
+        let with = |line: &str| GOOD.replace("seed = 3", &format!("seed = 3\n{line}"));
+        for (line, fine) in [
+            ("checkpoints = { every = 3 }", true),
+            ("checkpoints = { log = 5 }", true),
+            ("checkpoints = [1, 2, 10]", true),
+            ("early_stop = { accuracy = 0.9 }", true),
+            ("early_stop = { accuracy = 1, updates = 3 }", true),
+            ("loss = \"every\"\naccumulate = 2\nema = 0.5", true),
+            ("checkpoints = { every = 0 }", false),
+            ("checkpoints = { log = 1 }", false),
+            ("checkpoints = { every = 3, log = 3 }", false),
+            ("checkpoints = { steps = 3 }", false),
+            ("checkpoints = [2, 1]", false),
+            ("checkpoints = [11]", false),
+            ("checkpoints = [-1]", false),
+            ("checkpoints = 3", false),
+            ("early_stop = { accuracy = 1.5 }", false),
+            ("early_stop = { accuracy = nan }", false),
+            ("early_stop = { accuracy = 0.5, updates = 0 }", false),
+            ("early_stop = { updates = 3 }", false),
+            ("early_stop = { accuracy = 1, update = 3 }", false),
+            ("accumulate = 0", false),
+            ("accumulate = 3", false),
+            ("ema = 1", false),
+            ("loss = \"some\"", false),
+        ] {
+            let parsed = Recipe::parse("r.toml", &with(line));
+            match fine {
+                true => {
+                    let recipe = parsed.unwrap();
+                    assert_eq!(Recipe::parse("r.toml", &recipe.to_toml().unwrap()).unwrap(), recipe, "{line}");
+                }
+                false => {
+                    let found = problems(&with(line));
+                    assert_eq!(found.len(), 1, "{line}: {found:?}");
+                    assert!(found[0].starts_with("`training."), "{line}: {found:?}");
+                }
+            }
         }
     }
 

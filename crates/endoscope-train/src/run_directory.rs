@@ -1,7 +1,8 @@
 //! Where a run lives on disk.
 //!
 //! While training, everything is in `OUT.partial/`: `recipe.toml`, `lock`, and `checkpoints/step-000500/` … , each a
-//! model that can be opened, with `optimizer.safetensors` and `state.json` beside its weights. When the last step is
+//! model that can be opened, with `optimizer.safetensors` and `state.json` beside its weights; and `series/`, if the recipe
+//! wants one (`series.rs`). When the last step is
 //! made, the final model and `training.json` are written there too, and the directory is renamed to `OUT`: `OUT` exists
 //! if and only if training is complete. A kill at any moment leaves the whole checkpoints; the next run continues from
 //! the last.
@@ -12,10 +13,12 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
+use crate::series::SERIES;
 
 /// The folder of the checkpoints, in the unfinished run and in the result.
 pub const CHECKPOINTS: &str = "checkpoints";
-const RECIPE: &str = "recipe.toml";
+/// The recipe of the run.
+pub(crate) const RECIPE: &str = "recipe.toml";
 const LOCK: &str = "lock";
 
 /// Where the unfinished run of `out` is kept: `out` with `.partial` appended to its name.
@@ -73,6 +76,11 @@ impl RunDirectory {
     /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
+    }
+
+    /// The folder of the series.
+    pub fn series(&self) -> PathBuf {
+        self.path.join(SERIES)
     }
 
     /// Gives the directory, now complete, its name.

@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use endoscope_models::Decoder;
-use endoscope_net::{Inputs, Network, Plan};
 use serde::Serialize;
 
 use crate::adamw::{AdamW, gradient_norm};
 use crate::batches::Batches;
 use crate::checkpoint::{self, Layout, State};
+use crate::ema::Ema;
 use crate::error::{Error, Result};
-use crate::loss::cross_entropy;
 use crate::parameters::Parameters;
 use crate::recipe::Recipe;
 use crate::run_directory::RunDirectory;
 use crate::schedule::learning_rate;
+use crate::series_writer::SeriesWriter;
+use crate::slope::{Slope, slope};
 
 /// How far a run is, after each update.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +61,7 @@ pub enum Outcome {
 ///
 /// `companions` are files (name, contents) that every checkpoint and the result get besides config and weights: the
 /// tokenizer. If an unfinished run of the same `out` and recipe is there, it is continued; the result is bit for bit
-/// that of an uninterrupted run on the same machine. The observer may stop the run after any update.
+/// that of an uninterrupted run on the same machine, its series included. The observer may stop the run after any update.
 pub fn train(
     recipe: &Recipe,
     data: &dyn Batches,
@@ -76,40 +77,56 @@ pub fn train(
     let (decoder, parameters) = initial_model(recipe, data.vocabulary())?;
     let layout = Layout { family: recipe.model.family, spec: &decoder.spec, companions };
     let run = RunDirectory::open(out, recipe)?;
-    let save = |optimizer: &AdamW, state: &State| {
-        checkpoint::write(&run.checkpoints(), &layout, &parameters.tensors()?, optimizer, state)
+    let variables = &parameters.variables;
+    let save = |optimizer: &AdamW, ema: &Option<Ema>, state: &State| {
+        checkpoint::write(&run.checkpoints(), &layout, variables, optimizer, ema.as_ref(), state)
     };
-    let (mut optimizer, mut state) = match checkpoint::last(&run.checkpoints())? {
-        Some(last) => checkpoint::read(&last, &parameters.variables)?,
+    let last = checkpoint::last(&run.checkpoints())?;
+    let (mut optimizer, mut ema, mut state) = match &last {
+        Some(last) => checkpoint::read(last, variables, training.ema)?,
         None => {
-            let start = (AdamW::new(&parameters.variables), State::default());
-            save(&start.0, &start.1)?;
-            start
+            let ema = training.ema.map(|decay| Ema::new(decay, variables)).transpose()?;
+            (AdamW::new(variables), ema, State::default())
         }
     };
+    let mut series = SeriesWriter::open(run.series(), &layout, recipe, state.step)?;
+    if let Some(series) = series.as_mut().filter(|series| series.wants(state.step)) {
+        series.append(state.step, state.losses.last().copied(), &parameters.tensors()?)?;
+    }
+    if last.is_none() {
+        save(&optimizer, &ema, &state)?;
+    }
     let (began, begin) = (Instant::now(), state.step);
     for step in state.step..training.steps {
+        if training.early_stop.is_some_and(|stop| stop.is_reached(&state.accuracies)) {
+            break;
+        }
         let batch = data.batch(training.seed, step, training.batch);
         if let Some(reason) = batch.problem(decoder.spec.vocabulary, decoder.spec.context) {
             return Err(Error::Batch { step, reason });
         }
-        let inputs = Inputs::tokens(batch.tokens.clone())?;
-        let loss = cross_entropy(&decoder.run(&inputs, &Plan::default())?.outputs, &batch)?;
-        let gradients = loss.backward()?;
-        let loss = loss.to_scalar::<f32>()?;
-        let norm = gradient_norm(&parameters.variables, &gradients)?;
+        let Slope { loss, answered, gradients } = slope(&decoder, variables, &batch, training)?;
+        let norm = gradient_norm(variables, &gradients)?;
         for (what, value) in [("loss", f64::from(loss)), ("gradient norm", norm)] {
             if !value.is_finite() {
                 return Err(Error::NotFinite { step: step + 1, what, value, kept: run.path.clone() });
             }
         }
         let rate = learning_rate(training, step);
-        optimizer.update(&parameters.variables, &gradients, (training.gradient_clip / norm).min(1.), rate, training)?;
+        optimizer.update(variables, &gradients, (training.gradient_clip / norm).min(1.), rate, training)?;
+        if let Some(ema) = &mut ema {
+            ema.update(variables)?;
+        }
         state.losses.push(loss);
+        state.accuracies.extend(answered.map(|answered| answered.share() as f32));
         state.step = step + 1;
+        // Before the checkpoint of the same step: a series never lacks a step that training does not make again.
+        if let Some(series) = series.as_mut().filter(|series| series.wants(state.step)) {
+            series.append(state.step, Some(loss), &parameters.tensors()?)?;
+        }
         let due = state.step.is_multiple_of(training.checkpoint_every) && state.step < training.steps;
         if due {
-            save(&optimizer, &state)?;
+            save(&optimizer, &ema, &state)?;
         }
         let (seconds, made) = (began.elapsed().as_secs_f64().max(1e-9), state.step - begin);
         let flow = observer(&Progress {
@@ -123,12 +140,19 @@ pub fn train(
         });
         if flow.is_break() && state.step < training.steps {
             if !due {
-                save(&optimizer, &state)?;
+                save(&optimizer, &ema, &state)?;
             }
             return Ok(Outcome::Stopped { directory: run.path, step: state.step });
         }
     }
+    // The last step of a run that ended early was not known to be the last.
+    if let Some(series) = series.as_mut().filter(|series| !series.ends_at(state.step)) {
+        series.append(state.step, state.losses.last().copied(), &parameters.tensors()?)?;
+    }
     layout.write_model(&run.path, &parameters.tensors()?)?;
+    if let Some(ema) = &ema {
+        layout.write_ema(&run.path, &ema.tensors(variables)?)?;
+    }
     write_summary(&run.path.join("training.json"), recipe, &state.losses)?;
     Ok(Outcome::Finished { directory: run.finish()?, losses: state.losses })
 }

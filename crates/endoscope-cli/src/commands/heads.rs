@@ -121,16 +121,7 @@ impl Heads {
     }
 
     fn random(&self, model: &Model) -> Result<(Vec<Vec<u32>>, String)> {
-        let bos = model.tokenizer.as_ref().and_then(|tokenizer| tokenizer.bos.as_ref().map(|(id, _)| *id));
-        let prepends = model.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.prepends_bos);
-        let prefix: Vec<u32> = match self.bos.bos() {
-            Bos::Omit => Vec::new(),
-            Bos::AsConfigured => bos.filter(|_| prepends).into_iter().collect(),
-            Bos::Prepend => vec![bos.context("--bos: this model has no beginning-of-sequence token")?],
-        };
-        let unknown = model.tokenizer.as_ref().and_then(|tokenizer| tokenizer.unknown());
-        let special = |id: &u32| bos == Some(*id) || unknown == Some(*id) || model.end_tokens.contains(id);
-        let vocabulary: Vec<u32> = (0..model.spec().vocabulary as u32).filter(|id| !special(id)).collect();
+        let (prefix, vocabulary) = plain_vocabulary(model, self.bos.bos())?;
         let (rows, period, seed) = (self.rows.unwrap_or(16), self.period.unwrap_or(24), self.seed.unwrap_or(0));
         if rows == 0 {
             bail!("--rows 0 leaves nothing to look at");
@@ -138,6 +129,21 @@ impl Heads {
         let what = format!("{rows} rows of random tokens that come twice, after {period} or some more");
         Ok((repeated_tokens(&vocabulary, &prefix, rows, period, seed)?, what))
     }
+}
+
+/// What random prompts are made of: what stands before them, and the tokens that are not special.
+pub fn plain_vocabulary(model: &Model, put_before: Bos) -> Result<(Vec<u32>, Vec<u32>)> {
+    let bos = model.tokenizer.as_ref().and_then(|tokenizer| tokenizer.bos.as_ref().map(|(id, _)| *id));
+    let prepends = model.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.prepends_bos);
+    let prefix: Vec<u32> = match put_before {
+        Bos::Omit => Vec::new(),
+        Bos::AsConfigured => bos.filter(|_| prepends).into_iter().collect(),
+        Bos::Prepend => vec![bos.context("--bos: this model has no beginning-of-sequence token")?],
+    };
+    let unknown = model.tokenizer.as_ref().and_then(|tokenizer| tokenizer.unknown());
+    let special = |id: &u32| bos == Some(*id) || unknown == Some(*id) || model.end_tokens.contains(id);
+    let vocabulary: Vec<u32> = (0..model.spec().vocabulary as u32).filter(|id| !special(id)).collect();
+    Ok((prefix, vocabulary))
 }
 
 /// The page of heads.

@@ -1,6 +1,6 @@
 //! `endoscope probe`: what can be read from each layer along a direction, with controls, and the directions.
 
-mod data;
+pub mod data;
 mod report;
 
 use std::ops::ControlFlow;

@@ -6,6 +6,7 @@ pub mod indirect_object;
 pub mod key_value_recall;
 pub mod laundry_list;
 mod lexicon;
+pub mod mixture;
 pub mod modular_addition;
 pub mod multiple_choice;
 mod parameters;
