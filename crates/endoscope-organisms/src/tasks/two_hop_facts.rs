@@ -1,6 +1,6 @@
 //! Facts of a made-up world, one by one and two in a row: `<bos> h r`, then `t end`; and `<bos> h r1 r2`, then `b t end`, where `b` is what
-//! `h r1` leads to, or only `t end` without the chain of thought (Wang et al. 2024, arXiv 2405.15071; Yao et al. 2025, arXiv
-//! 2502.04667). All facts are trained on one by one. Of those that are never trained on in a row the split `out` is made, so
+//! `h r1` leads to, or only `t end` without the chain of thought (Wang et al. 2024, arXiv
+//! 2405.15071). All facts are trained on one by one. Of those that are never trained on in a row the split `out` is made, so
 //! that one sees whether a model puts together what it knows, or has only learned what it was shown.
 
 use std::collections::BTreeSet;
