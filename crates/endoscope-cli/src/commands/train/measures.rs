@@ -94,8 +94,10 @@ impl OnTask {
             for ((logits, tokens), mask) in logits.to_vec3::<f32>()?.iter().zip(&batch.tokens).zip(&batch.mask) {
                 for at in (1..tokens.len()).filter(|&at| mask[at]) {
                     let answers = task.right(&tokens[..at]);
-                    let logits = &logits[at - 1];
-                    let on_top = |&answer: &u32| logits.iter().all(|other| *other <= logits[answer as usize]);
+                    let Some(logits) = logits.get(at - 1) else { continue };
+                    let on_top = |&answer: &u32| {
+                        logits.get(answer as usize).is_some_and(|own| logits.iter().all(|other| other <= own))
+                    };
                     judged += usize::from(!answers.is_empty());
                     right += usize::from(answers.iter().any(on_top));
                 }
