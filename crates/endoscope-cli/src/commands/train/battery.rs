@@ -30,7 +30,7 @@ pub struct Named {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Measure {
     /// Loss and accuracy on the recipe's task.
-    Task(Task),
+    Task(OnTask),
     /// Where every head looks, on random tokens that come twice.
     Heads(Heads),
     /// The scores of a patching sweep.
@@ -43,7 +43,7 @@ pub enum Measure {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Task {
+pub struct OnTask {
     /// Fresh rows in a batch (all of one length).
     pub rows: usize,
     /// How many batches.
@@ -52,7 +52,7 @@ pub struct Task {
     pub seed: Option<u64>,
 }
 
-impl Default for Task {
+impl Default for OnTask {
     fn default() -> Self {
         Self { rows: 32, batches: 4, seed: None }
     }

@@ -10,10 +10,11 @@ use endoscope_causal::statistics::{Bootstrap, Resampling};
 use endoscope_causal::{Pairs, Planner, head_looks, repeated_tokens, sweep};
 use endoscope_models::{Bos, Model, NamedPositions};
 use endoscope_net::{Inputs, Network, Plan};
+use endoscope_organisms::Task;
 use endoscope_train::{Recipe, answered, cross_entropy};
 use serde::{Deserialize, Serialize};
 
-use super::battery::{Heads, Measure, Norms, Patching, Probing, Task};
+use super::battery::{Heads, Measure, Norms, OnTask, Patching, Probing};
 use crate::commands::heads::plain_vocabulary;
 use crate::commands::probe::data::{Data, Wanted};
 use crate::input::{self, BosArguments, ModelEncoder};
@@ -66,7 +67,7 @@ impl Measure {
     }
 }
 
-impl Task {
+impl OnTask {
     fn of(&self, checkpoint: &Checkpoint) -> Result<Vec<Number>> {
         let Checkpoint { recipe, model, .. } = checkpoint;
         let parts = endoscope_organisms::task_parts(&recipe.task.name, &recipe.task.parameters)?;
@@ -76,27 +77,36 @@ impl Task {
             let line = if several { name } else { String::new() };
             let (loss, accuracy) = self.of_part(&*task, self.seed.unwrap_or(recipe.training.seed), model)?;
             numbers.push(Number::new("loss", line.clone(), loss));
-            numbers.push(Number::new("accuracy", line, accuracy));
+            numbers.push(Number::or("accuracy", line, accuracy, "nothing that the task asks has a known answer"));
         }
         Ok(numbers)
     }
 
-    /// Loss and accuracy.
-    fn of_part(&self, task: &dyn endoscope_organisms::Task, seed: u64, model: &Model) -> Result<(f64, f64)> {
-        let (mut loss, mut right, mut count) = (0., 0, 0);
+    /// The loss of what the task counts, and the share of what it can judge that has a right token on top.
+    fn of_part(&self, task: &dyn Task, seed: u64, model: &Model) -> Result<(f64, Option<f64>)> {
+        let (mut loss, mut counted, mut right, mut judged) = (0., 0, 0, 0);
         for number in 0..self.batches {
             let batch = task.batch(seed, FRESH + number, self.rows);
             let logits = model.decoder.run(&Inputs::tokens(batch.tokens.clone())?, &Plan::default())?.outputs;
-            let found = answered(&logits, &batch)?;
-            loss += f64::from(cross_entropy(&logits, &batch)?.to_scalar::<f32>()?) * found.count as f64;
-            right += found.right;
-            count += found.count;
+            let count = answered(&logits, &batch)?.count;
+            loss += f64::from(cross_entropy(&logits, &batch)?.to_scalar::<f32>()?) * count as f64;
+            counted += count;
+            for ((logits, tokens), mask) in logits.to_vec3::<f32>()?.iter().zip(&batch.tokens).zip(&batch.mask) {
+                for at in (1..tokens.len()).filter(|&at| mask[at]) {
+                    let answers = task.right(&tokens[..at]);
+                    let Some(logits) = logits.get(at - 1) else { continue };
+                    let on_top = |&answer: &u32| {
+                        logits.get(answer as usize).is_some_and(|own| logits.iter().all(|other| other <= own))
+                    };
+                    judged += usize::from(!answers.is_empty());
+                    right += usize::from(answers.iter().any(on_top));
+                }
+            }
         }
-        if count == 0 {
-            bail!("no token of the task's rows is certain");
+        if counted == 0 {
+            bail!("no token of the task's rows counts");
         }
-        let count = count as f64;
-        Ok((loss / count, right as f64 / count))
+        Ok((loss / counted as f64, (judged > 0).then(|| right as f64 / judged as f64)))
     }
 }
 

@@ -126,10 +126,13 @@ fn lines_section(heading: &str, table: &str, unit: &str, caption: &str) -> Secti
 /// The unit of a figure, and what it shows.
 fn meaning(measure: &Measure, figure: &str) -> (&'static str, &'static str) {
     match (measure, figure) {
-        (Measure::Task(_), "loss") => ("nats", "mean loss of certain tokens in rows that were not trained on, in nats"),
-        (Measure::Task(_), _) => {
-            ("share", "share of certain tokens that have the largest logit, in rows that were not trained on")
+        (Measure::Task(_), "loss") => {
+            ("nats", "mean loss of what the task counts, in rows drawn apart from those of training, in nats")
         }
+        (Measure::Task(_), _) => (
+            "share",
+            "share of what the task asks that has a right token on top, in rows drawn apart from those of training",
+        ),
         (Measure::Heads(_), _) => ("share", "mean share of attention to this place, on random tokens that come twice"),
         (Measure::Sweep(_), _) => ("score", "score of the change: 0 = as corrupt, 1 = as clean"),
         (Measure::Probe(_), "accuracy") => ("share", "share of examples, held out, whose class the probe gives"),
