@@ -3,9 +3,9 @@
 Usage: bench/.venv/bin/python bench/edges.py [--binary target/release/endoscope]
 
 GPT-2 small's shape, random weights, two prompts of 16 tokens, logit difference: 32,491
-edges. A loop over all of them takes TransformerLens hours, so it patches a random sample
-of them, half before and half after Endoscope's whole run, and its mean time for an edge
-is multiplied by their number. Its model splits what heads read
+edges. A loop over all of them takes TransformerLens hours, so it patches a random
+sample of them, half before and half after Endoscope's whole run, and its mean time for
+an edge is multiplied by their number. Its model splits what heads read
 (`use_split_qkv_input`) and reads nothing but the last logits; the runs that give the
 writes are not counted. Endoscope is timed from outside: a whole process, with opening
 the model and writing the run directory. The sample's effects must agree.
@@ -56,7 +56,12 @@ def reads(reader: str, layers: int) -> tuple[str, int | None]:
 def all_edges(layers: int, heads: int) -> list[str]:
     nodes, edges = ["input"], []
     for layer in range(layers):
-        edges += [f"{node}->a{layer}.h{head}<{part}>" for node in nodes for head in range(heads) for part in "qkv"]
+        edges += [
+            f"{node}->a{layer}.h{head}<{part}>"
+            for node in nodes
+            for head in range(heads)
+            for part in "qkv"
+        ]
         nodes += [f"a{layer}.h{head}" for head in range(heads)]
         edges += [f"{node}->m{layer}" for node in nodes]
         nodes.append(f"m{layer}")
@@ -70,7 +75,9 @@ def score(logits: Tensor) -> float:
 class Loop:
     """What a careful user of TransformerLens writes."""
 
-    def __init__(self, model: HookedTransformer, clean: Tensor, corrupt: Tensor) -> None:
+    def __init__(
+        self, model: HookedTransformer, clean: Tensor, corrupt: Tensor
+    ) -> None:
         self.model, self.clean = model, clean
         _, here = model.run_with_cache(clean)
         _, there = model.run_with_cache(corrupt)
@@ -89,7 +96,10 @@ class Loop:
             value[:, :, head] += change
             return value
 
-        return score(self.model.run_with_hooks(self.clean, fwd_hooks=[(site, hook)])) - self.unchanged
+        return (
+            score(self.model.run_with_hooks(self.clean, fwd_hooks=[(site, hook)]))
+            - self.unchanged
+        )
 
     def timed(self, edges: list[str]) -> tuple[float, list[float]]:
         start = time.perf_counter()
@@ -113,7 +123,9 @@ def main() -> None:
     model.set_use_attn_result(True)
     model.set_use_hook_mlp_in(True)
     generator = torch.Generator().manual_seed(1)
-    clean, corrupt = torch.randint(model.cfg.d_vocab, (2, 1, POSITIONS), generator=generator)
+    clean, corrupt = torch.randint(
+        model.cfg.d_vocab, (2, 1, POSITIONS), generator=generator
+    )
     loop = Loop(model, clean, corrupt)
     # Only writing what a head gives is slow, and the loop does not need it any more.
     model.set_use_attn_result(False)
@@ -129,7 +141,14 @@ def main() -> None:
             prompts, out = Path(scratch) / "pairs.json", Path(scratch) / "run"
             prompts.write_text(json.dumps({"prompts": [pair]}))
             command = [arguments.binary, "attribute", folder, "--prompts", prompts]
-            command += ["--method", "edges", "--out", out, "--threads", str(arguments.threads)]
+            command += [
+                "--method",
+                "edges",
+                "--out",
+                out,
+                "--threads",
+                str(arguments.threads),
+            ]
             start = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             ours = time.perf_counter() - start
@@ -137,12 +156,14 @@ def main() -> None:
         after, more = loop.timed(sample[half:])
         assert set(scores) == set(names)
         expected = [scores[name]["score"] for name in sample]
-        difference = max(abs(a - b) for a, b in zip(effects + more, expected, strict=True))
+        difference = max(
+            abs(a - b) for a, b in zip(effects + more, expected, strict=True)
+        )
         assert difference < AGREEMENT, f"effects differ by {difference:.1e}"
         theirs = (before + after) / len(sample) * len(names)
         ratios.append(theirs / ours)
         print(
-            f"{len(names)} edges: {theirs:.0f} s (from {len(sample)} of them) / {ours:.1f} s = "
+            f"{len(names)} edges: {theirs:.0f} s (from {len(sample)}) / {ours:.1f} s = "
             f"{theirs / ours:.1f}; the sample's effects differ by {difference:.1e} "
             f"of {max(map(abs, expected)):.1e}"
         )

@@ -1,4 +1,4 @@
-"""Scores of edges, circuits and parts by TransformerLens and torch, from the definitions of the papers."""
+"""Scores of edges, circuits and parts by TransformerLens and torch."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ Hook = tuple[str, Callable[..., Any]]
 
 
 def metric(logits: Tensor) -> Tensor:
-    """Mean logit of the answers less that of the wrong ones, at the last position, summed over rows."""
+    """Mean answer logit less mean wrong one at the last position, over all rows."""
     last = logits[:, -1]
     return (last[:, ANSWERS].mean(-1) - last[:, WRONG].mean(-1)).sum()
 
@@ -30,15 +30,23 @@ class Graph:
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
         layers, heads = model.cfg.n_layers, model.cfg.n_heads
-        self.nodes: list[tuple[str, str, int | None]] = [("input", "blocks.0.hook_resid_pre", None)]
+        self.nodes: list[tuple[str, str, int | None]] = [
+            ("input", "blocks.0.hook_resid_pre", None)
+        ]
         self.readers: list[tuple[str, str, int | None, int]] = []
         for layer in range(layers):
             for part, head in itertools.product("qkv", range(heads)):
                 site = f"blocks.{layer}.hook_{part}_input"
-                self.readers.append((f"a{layer}.h{head}<{part}>", site, head, len(self.nodes)))
+                self.readers.append(
+                    (f"a{layer}.h{head}<{part}>", site, head, len(self.nodes))
+                )
             for head in range(heads):
-                self.nodes.append((f"a{layer}.h{head}", f"blocks.{layer}.attn.hook_result", head))
-            self.readers.append((f"m{layer}", f"blocks.{layer}.hook_mlp_in", None, len(self.nodes)))
+                self.nodes.append(
+                    (f"a{layer}.h{head}", f"blocks.{layer}.attn.hook_result", head)
+                )
+            self.readers.append(
+                (f"m{layer}", f"blocks.{layer}.hook_mlp_in", None, len(self.nodes))
+            )
             self.nodes.append((f"m{layer}", f"blocks.{layer}.hook_mlp_out", None))
         last = f"blocks.{layers - 1}.hook_resid_post"
         self.readers.append(("logits", last, None, len(self.nodes)))
@@ -70,13 +78,18 @@ class Graph:
         self.model.zero_grad()
         return [self.write(found[site], head) for _, site, head, _ in self.readers]
 
-    def products(self, difference: list[Tensor], gradients: list[Tensor]) -> dict[str, float]:
+    def products(
+        self, difference: list[Tensor], gradients: list[Tensor]
+    ) -> dict[str, float]:
         return {
-            name: float((difference[node] * gradients[reader]).sum()) for name, node, reader in self.edges()
+            name: float((difference[node] * gradients[reader]).sum())
+            for name, node, reader in self.edges()
         }
 
     def eap(self, clean: Tensor, corrupt: Tensor) -> dict[str, float]:
-        difference = [b - a for a, b in zip(self.writes(clean), self.writes(corrupt), strict=True)]
+        difference = [
+            b - a for a, b in zip(self.writes(clean), self.writes(corrupt), strict=True)
+        ]
         return self.products(difference, self.gradients(clean, []))
 
     def eap_ig(self, clean: Tensor, corrupt: Tensor) -> dict[str, float]:
@@ -86,29 +99,41 @@ class Graph:
         for step in range(STEPS):
             embedding = there[0] + step / STEPS * (here[0] - there[0])
 
-            def replace(value: Tensor, hook: Any, embedding: Tensor = embedding) -> Tensor:
+            def replace(
+                value: Tensor, hook: Any, embedding: Tensor = embedding
+            ) -> Tensor:
                 return embedding + 0 * value
 
             gradients = self.gradients(clean, [("blocks.0.hook_resid_pre", replace)])
-            total = gradients if total is None else [a + b for a, b in zip(total, gradients, strict=True)]
+            total = (
+                gradients
+                if total is None
+                else [a + b for a, b in zip(total, gradients, strict=True)]
+            )
         assert total is not None
         return self.products(difference, [gradient / STEPS for gradient in total])
 
     def run(self, clean: Tensor, corrupt: Tensor, kept: Callable[[str], bool]) -> float:
-        """The circuit of the edges that are kept: a reader reads what kept nodes write now, of others the corrupt write."""
+        """A circuit: readers read kept nodes as they are now, the others as corrupt."""
         there = self.writes(corrupt)
         now: dict[int, Tensor] = {}
         hooks: list[Hook] = []
         for node, (_, site, head) in enumerate(self.nodes):
 
-            def keep(value: Tensor, hook: Any, node: int = node, head: int | None = head) -> None:
+            def keep(
+                value: Tensor, hook: Any, node: int = node, head: int | None = head
+            ) -> None:
                 now[node] = self.write(value, head).detach().clone()
 
             hooks.append((site, keep))
         for name, site, head, count in self.readers:
 
             def read(
-                value: Tensor, hook: Any, name: str = name, head: int | None = head, count: int = count
+                value: Tensor,
+                hook: Any,
+                name: str = name,
+                head: int | None = head,
+                count: int = count,
             ) -> Tensor:
                 change = torch.zeros_like(there[0])
                 for node in range(count):
@@ -130,13 +155,22 @@ def some_circuits(graph: Graph) -> list[list[str]]:
     generator = torch.Generator().manual_seed(5)
     shares = [0.9, 0.6, 0.3]
     return [
-        [name for name, x in zip(names, torch.rand(len(names), generator=generator), strict=True) if x < share]
+        [
+            name
+            for name, x in zip(
+                names, torch.rand(len(names), generator=generator), strict=True
+            )
+            if x < share
+        ]
         for share in shares
     ]
 
 
 def mean(scores: list[dict[str, float]]) -> dict[str, float]:
-    return {name: round(sum(score[name] for score in scores) / len(scores), 8) for name in scores[0]}
+    return {
+        name: round(sum(score[name] for score in scores) / len(scores), 8)
+        for name in scores[0]
+    }
 
 
 def direct(model: HookedTransformer, clean: Tensor) -> dict[str, Any]:
@@ -153,20 +187,35 @@ def direct(model: HookedTransformer, clean: Tensor) -> dict[str, Any]:
     layers = model.cfg.n_layers
     return {
         "heads": along(cache.stack_head_results(layer=-1, pos_slice=-1)),
-        "mlps": along(torch.stack([cache[f"blocks.{layer}.hook_mlp_out"][:, -1] for layer in range(layers)])),
+        "mlps": along(
+            torch.stack(
+                [
+                    cache[f"blocks.{layer}.hook_mlp_out"][:, -1]
+                    for layer in range(layers)
+                ]
+            )
+        ),
         "accumulated": along(cache.accumulated_resid(layer=-1, pos_slice=-1)),
         "neurons": along(cache.stack_neuron_results(layer=-1, pos_slice=-1)),
     }
 
 
-def integrated(model: HookedTransformer, clean: Tensor, corrupt: Tensor, site: str, steps: int | None) -> Tensor:
-    """`(corrupt - clean) * gradient` at a site: at the clean run, or the mean over midpoints on the way to the corrupt one."""
+def integrated(
+    model: HookedTransformer,
+    clean: Tensor,
+    corrupt: Tensor,
+    site: str,
+    steps: int | None,
+) -> Tensor:
+    """`(corrupt - clean) * gradient`: at the clean run, or the mean over midpoints."""
     _, here = model.run_with_cache(clean, names_filter=site)
     _, there = model.run_with_cache(corrupt, names_filter=site)
     total = torch.zeros_like(here[site])
     for step in range(steps or 1):
         along = (step + 0.5) / steps if steps else 0.0
-        value = (here[site] + along * (there[site] - here[site])).detach().requires_grad_()
+        value = (
+            (here[site] + along * (there[site] - here[site])).detach().requires_grad_()
+        )
         with model.hooks(fwd_hooks=[(site, lambda _, hook, value=value: value)]):
             (gradient,) = torch.autograd.grad(metric(model(clean)), value)
         total = total + gradient
@@ -179,10 +228,15 @@ def scores(model: HookedTransformer) -> dict[str, Any]:
     model.set_use_attn_result(True)
     model.set_use_hook_mlp_in(True)
     graph = Graph(model)
-    pairs = [(torch.tensor([clean]), torch.tensor([corrupt])) for clean, corrupt in PAIRS]
+    pairs = [
+        (torch.tensor([clean]), torch.tensor([corrupt])) for clean, corrupt in PAIRS
+    ]
     baseline = [float(metric(model(clean))) for clean, _ in pairs]
     exact = [
-        {name: graph.run(*pair, kept=lambda other, name=name: other != name) - base for name, _, _ in graph.edges()}
+        {
+            name: graph.run(*pair, kept=lambda other, name=name: other != name) - base
+            for name, _, _ in graph.edges()
+        }
         for pair, base in zip(pairs, baseline, strict=True)
     ]
     circuits = []
@@ -195,7 +249,9 @@ def scores(model: HookedTransformer) -> dict[str, Any]:
             site = f"blocks.{layer}.{name}"
             both = {}
             for key, steps in [("gradient", None), ("integrated", STEPS)]:
-                products = torch.stack([integrated(model, *pair, site, steps) for pair in pairs]).mean(0)[0]
+                products = torch.stack(
+                    [integrated(model, *pair, site, steps) for pair in pairs]
+                ).mean(0)[0]
                 # Positions (and heads) are kept; neurons too where they are few.
                 products = products if name == "mlp.hook_post" else products.sum(-1)
                 both[key] = [round(float(x), 7) for x in products.flatten()]

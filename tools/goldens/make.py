@@ -299,9 +299,12 @@ def make_graph() -> None:
     document |= graph_scores.scores(hooked_gpt2(load(MODELS / "gpt2-odd")))
     stories = hooked_llama(load(STORIES))
     document["stories260k_direct"] = [
-        graph_scores.direct(stories, torch.tensor([clean])) for clean, _ in graph_scores.PAIRS
+        graph_scores.direct(stories, torch.tensor([clean]))
+        for clean, _ in graph_scores.PAIRS
     ]
     write_json(CAUSAL / "graph.json", document)
+
+
 def make_lens() -> None:
     """What each layer would say by TransformerLens; gradients of lenses by torch."""
     stories = json.loads((STORIES / "golden.json").read_text())["greedy_ids"][:9]

@@ -14,7 +14,7 @@
 //! // A curve in three dimensions has one.
 //! let at = |t: f64| [(3. * t).cos(), (3. * t).sin(), t];
 //! let curve: Vec<[f64; 3]> = (1..400).map(|step| at((f64::from(step) * 0.618_034).fract())).collect();
-//! let points = Points::new(&Tensor::new(curve, &candle_core::Device::Cpu)?)?;
+//! let points = Points::new(&Tensor::new(curve.as_slice(), &candle_core::Device::Cpu)?)?;
 //! let dimension = TwoNn::default().estimate(&points.log_ratios()?)?;
 //! assert!(dimension < 2., "{dimension}");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
