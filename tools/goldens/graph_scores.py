@@ -216,7 +216,11 @@ def integrated(
         value = (
             (here[site] + along * (there[site] - here[site])).detach().requires_grad_()
         )
-        with model.hooks(fwd_hooks=[(site, lambda _, hook, value=value: value)]):
+
+        def replace(_: Tensor, hook: Any, value: Tensor = value) -> Tensor:
+            return value
+
+        with model.hooks(fwd_hooks=[(site, replace)]):
             (gradient,) = torch.autograd.grad(metric(model(clean)), value)
         total = total + gradient
     return (there[site] - here[site]) * total / (steps or 1)
