@@ -1,7 +1,9 @@
 """Scores of edges, circuits and parts by TransformerLens and torch."""
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -236,13 +238,12 @@ def scores(model: HookedTransformer) -> dict[str, Any]:
         (torch.tensor([clean]), torch.tensor([corrupt])) for clean, corrupt in PAIRS
     ]
     baseline = [float(metric(model(clean))) for clean, _ in pairs]
-    exact = [
-        {
-            name: graph.run(*pair, kept=lambda other, name=name: other != name) - base
-            for name, _, _ in graph.edges()
-        }
-        for pair, base in zip(pairs, baseline, strict=True)
-    ]
+    exact = []
+    for pair, base in zip(pairs, baseline, strict=True):
+        effects = {}
+        for name, _, _ in graph.edges():
+            effects[name] = graph.run(*pair, kept=partial(operator.ne, name)) - base
+        exact.append(effects)
     circuits = []
     for kept in some_circuits(graph):
         values = [graph.run(*pair, kept=set(kept).__contains__) for pair in pairs]
