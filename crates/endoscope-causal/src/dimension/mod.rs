@@ -12,9 +12,9 @@
 //! use candle_core::Tensor;
 //! use endoscope_causal::dimension::{Points, TwoNn};
 //! // A curve in three dimensions has one.
-//! let at = |t: f64| [(3. * t).cos(), (3. * t).sin(), t];
-//! let curve: Vec<[f64; 3]> = (1..400).map(|step| at((f64::from(step) * 0.618_034).fract())).collect();
-//! let points = Points::new(&Tensor::new(curve.as_slice(), &candle_core::Device::Cpu)?)?;
+//! let at = |t: f64| vec![(3. * t).cos(), (3. * t).sin(), t];
+//! let curve: Vec<Vec<f64>> = (1..400).map(|step| at((f64::from(step) * 0.618_034).fract())).collect();
+//! let points = Points::new(&Tensor::new(curve, &candle_core::Device::Cpu)?)?;
 //! let dimension = TwoNn::default().estimate(&points.log_ratios()?)?;
 //! assert!(dimension < 2., "{dimension}");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
