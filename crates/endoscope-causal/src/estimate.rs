@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::pairs::{PairRuns, Progress, each_pair, editing};
 use crate::planner::Planner;
 use crate::prompts::Pair;
+use crate::run::capturing;
 use crate::scores::{Means, PairScores, Scores};
 use crate::sweep::{Grid, Sweep, SweepAxis, longest};
 
@@ -103,12 +104,7 @@ struct OfPair<'a> {
 impl<'a> OfPair<'a> {
     fn new(network: &'a dyn Resume, sweep: &'a Sweep, grid: &'a Grid, pair: &'a Pair) -> Result<Self> {
         let sites = network.sites();
-        let capture = |plan: Plan, &id: &SiteId| plan.capture(Capture::new(&sites.get(id).name));
-        let recipient = grid.sites.iter().fold(editing(&sweep.with), capture);
-        let donor = match sweep.change.reads_donor() {
-            true => grid.sites.iter().fold(Plan::default(), capture),
-            false => Plan::default(),
-        };
+        let (recipient, donor) = capturing(sweep, grid, sites);
         let runs = PairRuns::new(network, network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
         let mut changed = Captured::default();
         for &id in &grid.sites {

@@ -105,6 +105,16 @@ fn check_donor(own: &Sites, donors: &Sites, changed: &[SiteId]) -> Result<()> {
     Ok(())
 }
 
+/// The plans of the recipient's and the donor's run: what a sweep changes is captured, of the donor only if it is read.
+pub(crate) fn capturing(sweep: &Sweep, grid: &Grid, sites: &Sites) -> (Plan, Plan) {
+    let capture = |plan: Plan, &id: &SiteId| plan.capture(Capture::new(&sites.get(id).name));
+    let donor = match sweep.change.reads_donor() {
+        true => grid.sites.iter().fold(Plan::default(), capture),
+        false => Plan::default(),
+    };
+    (grid.sites.iter().fold(editing(&sweep.with), capture), donor)
+}
+
 /// A sweep over one pair, ready to run.
 struct LaidOut<'a> {
     sweep: &'a Sweep,
@@ -127,12 +137,7 @@ impl<'a> LaidOut<'a> {
         pair: &Pair,
     ) -> Result<Self> {
         let sites = network.sites();
-        let capture = |plan: Plan, &id: &SiteId| plan.capture(Capture::new(&sites.get(id).name));
-        let recipient = grid.sites.iter().fold(editing(&sweep.with), capture);
-        let donor = match sweep.change.reads_donor() {
-            true => grid.sites.iter().fold(Plan::default(), capture),
-            false => Plan::default(),
-        };
+        let (recipient, donor) = capturing(sweep, grid, sites);
         let runs = PairRuns::new(network, donor_network, pair, (sweep.metric, sweep.direction), recipient, donor)?;
         let base = &runs.base.run.captured;
         let sources = match sweep.change {

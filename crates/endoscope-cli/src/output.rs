@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result};
-use endoscope_report::{Colour, Report, TerminalStyle, render_terminal};
+use endoscope_report::{Colour, Provenance, Report, RunDirectory, TerminalStyle, render_terminal};
 use serde::Serialize;
 
 /// Standard output, as text or as one JSON document.
@@ -39,6 +39,16 @@ impl Output {
     /// A report: rendered for this terminal, or as JSON.
     pub fn report(&mut self, report: &Report) -> Result<()> {
         self.text(&render_terminal(report, &style()))
+    }
+
+    /// Writes what a run directory ends with, shows the report, and says where it is.
+    pub fn finish(&mut self, directory: RunDirectory, provenance: &Provenance, report: &Report) -> Result<()> {
+        directory.write_provenance(provenance)?;
+        directory.write_report(report, provenance)?;
+        let path = directory.finish()?;
+        self.document(report)?;
+        self.report(report)?;
+        self.line(&format!("\nwritten to {} (open report.html)", path.display()))
     }
 
     /// A remark to whoever sits there; never on standard output.

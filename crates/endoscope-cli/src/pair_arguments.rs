@@ -134,11 +134,6 @@ impl<'a> RunWriter<'a> {
             plan.extend(input);
         }
         directory.write_json("plan.json", &plan)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(report)?;
-        output.report(report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, report)
     }
 }

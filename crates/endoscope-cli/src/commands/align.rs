@@ -163,12 +163,7 @@ impl Align {
         )?;
         write_tensors(&directory.path().join(FOUND), &tensors(&aligned))?;
         directory.write_json(INTERVENTION, &intervention(&alignment, &aligned))?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, &report)
     }
 
     fn alignment(&self, model: &Model) -> Result<Alignment> {

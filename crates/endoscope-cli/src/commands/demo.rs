@@ -59,12 +59,7 @@ impl Demo {
         }
         let plan = json!({"verb": "demo", "organism": "induction", "seed": SEED, "rows": ROWS, "period": PERIOD});
         directory.write_json("plan.json", &plan)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, &report)
     }
 }
 

@@ -2,12 +2,10 @@
 
 mod report;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use endoscope_causal::Progress;
 use endoscope_causal::dimension::{DimensionSites, Fit, TwoNn, dimension_sites};
 use endoscope_models::Model;
 use endoscope_net::Index;
@@ -17,6 +15,7 @@ use serde_json::json;
 use crate::input::{self, BosArguments, ModelArgument};
 use crate::intervals::IntervalArguments;
 use crate::output::Output;
+use crate::pair_arguments::watching;
 use crate::progress;
 use crate::provenance::{next_free, provenance};
 use crate::token_rows::{RowArguments, fitting};
@@ -80,11 +79,7 @@ impl DimensionVerb {
         // Before the work, so that an existing directory is found out at once.
         let directory = RunDirectory::create(self.out.clone().unwrap_or_else(|| next_free("dimension")))?;
         let bar = progress::bar(0, "measuring dimensions");
-        let watch = |progress: Progress| {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-            ControlFlow::Continue(())
-        };
+        let watch = watching(&bar);
         let resampling = self.intervals.resampling();
         let found = dimension_sites(&model.decoder, &asked, &rows, &resampling, watch);
         bar.finish_and_clear();
@@ -106,12 +101,7 @@ impl DimensionVerb {
         });
         directory.write_json("plan.json", &plan)?;
         directory.write_json("dimensions.json", &found)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, &report)
     }
 
     fn asked(&self) -> DimensionSites {

@@ -86,12 +86,7 @@ impl Heads {
         }
         let plan = json!({"verb": "heads", "model": model.directory.to_string_lossy(), "rows": rows});
         directory.write_json("plan.json", &plan)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, &report)
     }
 
     /// The rows, and what they are in words.

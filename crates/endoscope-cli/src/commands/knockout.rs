@@ -2,12 +2,11 @@
 
 mod report;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use endoscope_causal::{Cut, Knockout, KnockoutHeads, Memory, Metric, Pairs, Planner, Progress, WrittenPair, knockout};
+use endoscope_causal::{Cut, Knockout, KnockoutHeads, Memory, Metric, Pairs, Planner, WrittenPair, knockout};
 use endoscope_models::{Model, NamedPositions, PromptTokens};
 use endoscope_report::{HashedFile, RunDirectory, Started};
 use serde_json::json;
@@ -16,6 +15,7 @@ use crate::input::{self, BosArguments, ModelArgument, ModelEncoder};
 use crate::intervals::IntervalArguments;
 use crate::output::Output;
 use crate::pair_arguments::MetricArgument;
+use crate::pair_arguments::watching;
 use crate::provenance::{next_free, provenance};
 use crate::{memory, progress};
 
@@ -68,11 +68,7 @@ impl KnockoutVerb {
         // Before the work, so that an existing directory is found out at once.
         let directory = RunDirectory::create(self.out.clone().unwrap_or_else(|| next_free("knockout")))?;
         let bar = progress::bar(0, "cutting edges");
-        let watch = |progress: Progress| {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-            ControlFlow::Continue(())
-        };
+        let watch = watching(&bar);
         let ask = |least| memory::left(self.memory.unwrap_or(u64::MAX), least);
         let planner = match self.memory {
             None => Planner::default(),
@@ -93,12 +89,7 @@ impl KnockoutVerb {
             "prompts": cuts,
         });
         directory.write_json("plan.json", &plan)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, &report)
     }
 
     /// The prompts with their edges, the file, and what the reader should be told.

@@ -196,12 +196,7 @@ impl Patch {
             plan.extend(input);
         }
         directory.write_json("plan.json", &plan)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(report)?;
-        output.report(report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, report)
     }
 
     fn pairs(&self, model: &Model, output: &Output) -> Result<Read> {

@@ -3,12 +3,10 @@
 pub mod data;
 mod report;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use endoscope_causal::Progress;
 use endoscope_causal::probe::{
     ControlTypes, Features, Intercept, Probe, ProbeKind, ProbeOver, ProbeSites, Probed, Split, probe_sites,
 };
@@ -21,6 +19,7 @@ use super::capture::write_tensors;
 use crate::input::{BosArguments, ModelArgument};
 use crate::intervals::{IntervalArguments, share};
 use crate::output::Output;
+use crate::pair_arguments::watching;
 use crate::progress;
 use crate::provenance::{next_free, provenance};
 
@@ -106,11 +105,7 @@ impl ProbeVerb {
         // Before the work, so that an existing directory is found out at once.
         let directory = RunDirectory::create(self.out.clone().unwrap_or_else(|| next_free("probe")))?;
         let bar = progress::bar(0, "probing");
-        let watch = |progress: Progress| {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-            ControlFlow::Continue(())
-        };
+        let watch = watching(&bar);
         let resampling = self.intervals.resampling();
         let probed = probe_sites(&model.decoder, &asked, &data.rows, &data.labels, &resampling, watch);
         bar.finish_and_clear();
@@ -131,12 +126,7 @@ impl ProbeVerb {
         });
         directory.write_json("plan.json", &plan)?;
         write_tensors(&directory.path().join("directions.safetensors"), &directions(&probed)?)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, &report)
     }
 
     fn asked(&self) -> Result<ProbeSites> {

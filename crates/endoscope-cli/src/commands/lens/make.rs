@@ -1,11 +1,9 @@
 //! Making a lens from rows of tokens, and measuring it on rows that it has not seen.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use endoscope_causal::Progress;
 use endoscope_causal::lens::jacobian::{JacobianSettings, Over, average};
 use endoscope_causal::lens::tuned::{TunedSettings, train};
 use endoscope_causal::lens::{Lens, Streams, losses, split};
@@ -16,6 +14,7 @@ use serde_json::{Value, json};
 use super::report;
 use crate::input::{BosArguments, ModelArgument};
 use crate::output::Output;
+use crate::pair_arguments::watching;
 use crate::progress;
 use crate::provenance::provenance;
 use crate::token_rows::RowArguments;
@@ -129,11 +128,7 @@ impl MakeArguments {
 
     fn make(&self, model: &Model, rows: &[Vec<u32>], streams: Streams) -> Result<Lens> {
         let bar = progress::bar(0, "making the lens");
-        let watch = |progress: Progress| {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-            ControlFlow::Continue(())
-        };
+        let watch = watching(&bar);
         let lens = match self.train {
             Some(Made::Jacobian) => {
                 let over = match self.over {

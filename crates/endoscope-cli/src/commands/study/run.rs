@@ -90,11 +90,6 @@ impl Run {
             "seeds": lab.seeds(),
         });
         directory.write_json("plan.json", &plan)?;
-        directory.write_provenance(&provenance)?;
-        directory.write_report(&report, &provenance)?;
-        let path = directory.finish()?;
-        output.document(&report)?;
-        output.report(&report)?;
-        output.line(&format!("\nwritten to {} (open report.html)", path.display()))
+        output.finish(directory, &provenance, &report)
     }
 }
