@@ -120,6 +120,7 @@ impl<'a> RunWriter<'a> {
         self,
         read: ReadPairs,
         files: Vec<HashedFile>,
+        (drawn, seed): (&str, u64),
         input: serde_json::Value,
         report: &Report,
         output: &mut Output,
@@ -128,6 +129,7 @@ impl<'a> RunWriter<'a> {
         let mut provenance = provenance(&started, model, &[])?;
         provenance.files.push(read.prompts);
         provenance.files.extend(files);
+        provenance.seeds.insert(drawn.into(), seed);
         provenance.notes.extend(read.notes);
         let mut plan = json!({"verb": report.verb, "model": model.directory.to_string_lossy(), "pairs": read.pairs});
         if let (Some(plan), serde_json::Value::Object(input)) = (plan.as_object_mut(), input) {

@@ -98,6 +98,7 @@ fn every_edge_is_written_and_a_circuit_is_chosen_from_it() {
     assert_eq!(kept("chosen"), kept("found"));
     let drawing = std::fs::read_to_string(folder.at("found").join("circuit.svg")).unwrap();
     assert!(drawing.starts_with("<svg") && drawing.contains("logits") && drawing.matches("<path").count() >= 6);
+    assert_eq!(read_json(&folder.at("found").join("provenance.json"))["seeds"], json!({"random circuits": 0}));
     let page = std::fs::read_to_string(folder.at("found").join("report.html")).unwrap();
     assert!(page.contains("<svg"));
 }

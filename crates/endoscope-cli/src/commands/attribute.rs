@@ -136,6 +136,6 @@ impl Attribute {
             }
         };
         bar.finish_and_clear();
-        writer.finish(read, Vec::new(), input, &report, output)
+        writer.finish(read, Vec::new(), ("intervals", self.intervals.seed), input, &report, output)
     }
 }

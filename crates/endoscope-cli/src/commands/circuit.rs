@@ -158,7 +158,7 @@ impl FindCircuit {
         writer.directory.write("circuit.svg", |file| file.write_all(drawing.as_bytes()))?;
         let input = json!({"metric": metric, "ablation": ablation, "edges": self.edges, "top": self.top,
             "threshold": self.threshold, "steps": self.steps, "seed": self.seed});
-        writer.finish(read, files, input, &report, output)
+        writer.finish(read, files, ("random circuits", self.seed), input, &report, output)
     }
 
     fn choice(&self) -> Option<Choice> {
