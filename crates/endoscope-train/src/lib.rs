@@ -79,7 +79,7 @@ pub use ema::{EMA, Ema};
 pub use error::{Error, Result};
 pub use loss::{Answered, LossOn, answered, cross_entropy};
 pub use parameters::Parameters;
-pub use recipe::{ModelRecipe, Recipe, TaskRecipe, TrainingRecipe};
+pub use recipe::{ModelRecipe, PositionsRecipe, Recipe, TaskRecipe, TrainingRecipe};
 pub use run_directory::{CHECKPOINTS, partial_directory};
 pub use schedule::learning_rate;
 pub use series::{SERIES, Series, SeriesEntry};

@@ -28,7 +28,8 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRecipe {
-    /// `gpt2` (LayerNorm, learned positions, plain MLP) or `llama` (RMSNorm, rotary positions, gated MLP).
+    /// `gpt2` (LayerNorm, learned positions, plain MLP), `llama` (RMSNorm, rotary positions, gated MLP) or `smollm3` (as
+    /// llama, with rotary positions or none).
     pub family: Family,
     /// The longest sequence.
     pub context: usize,
@@ -38,29 +39,43 @@ pub struct ModelRecipe {
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Key/value heads, for llama; as many as heads if absent.
+    /// Key/value heads, not for gpt2; as many as heads if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_heads: Option<usize>,
-    /// Width of a head, for llama; `d_model / heads` if absent.
+    /// Width of a head, not for gpt2; `d_model / heads` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_head: Option<usize>,
     /// Width of the MLP.
     pub d_mlp: usize,
-    /// `gelu_tanh`, `gelu_erf`, `silu` or `relu`; `gelu_tanh` for gpt2 and `silu` for llama if absent.
+    /// `gelu_tanh`, `gelu_erf`, `silu` or `relu`; `gelu_tanh` for gpt2 and else `silu` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<Activation>,
-    /// Whether the unembedding is the embedding transposed; true for gpt2 and false for llama if absent.
+    /// Whether the unembedding is the embedding transposed; true for gpt2 and else false if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tied: Option<bool>,
-    /// Whether attention's projections have biases, for llama; false if absent.
+    /// Whether attention's projections have biases, not for gpt2; false if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention_bias: Option<bool>,
-    /// Whether the MLP's projections have biases, for llama; false if absent.
+    /// Whether the MLP's projections have biases, not for gpt2; false if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlp_bias: Option<bool>,
-    /// The base of the rotary wavelengths, for llama; 10000 if absent.
+    /// The base of the rotary wavelengths, not for gpt2; 10000 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotary_base: Option<f64>,
+    /// What attention knows of positions, for smollm3: `rotary`, as if absent, or `none`, where order is known only from the
+    /// mask (Kazemnejad et al. 2023, arXiv 2305.19466).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<PositionsRecipe>,
+}
+
+/// What attention knows of positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionsRecipe {
+    /// The angle between a query and a key.
+    Rotary,
+    /// Nothing.
+    None,
 }
 
 /// The task by its name in the registry (`endoscope-organisms`), which checks the parameters.
@@ -236,7 +251,14 @@ impl ModelRecipe {
             epsilon: if gpt2 { 1e-5 } else { 1e-6 },
             positions: match gpt2 {
                 true => Positions::Learned,
-                false => Positions::rotary(Rotary::plain(self.rotary_base.unwrap_or(10_000.), d_head)),
+                false => Positions::Rotary {
+                    kinds: vec![Rotary::plain(self.rotary_base.unwrap_or(10_000.), d_head)],
+                    layers: match self.positions {
+                        Some(PositionsRecipe::None) => vec![None; layers],
+                        _ if family == Family::SmolLm3 => vec![Some(0); layers],
+                        _ => Vec::new(),
+                    },
+                },
             },
             mlp: if gpt2 { Mlp::Plain } else { Mlp::Gated },
             activation: self.activation.unwrap_or(if gpt2 { Activation::GeluTanh } else { Activation::Silu }),
@@ -264,6 +286,11 @@ impl ModelRecipe {
             let family = self.family.model_type();
             problems.push(format!("`model.family` = {family} can only be read; train one of {}", known.join(", ")));
         }
+        if self.family == Family::Llama && self.positions.is_some() {
+            problems.push(
+                "`model.positions` does not apply to the family llama, which is always rotary; use smollm3".into(),
+            );
+        }
         if self.family == Family::Gpt2 {
             let given = [
                 ("kv_heads", self.kv_heads.is_some()),
@@ -271,6 +298,7 @@ impl ModelRecipe {
                 ("attention_bias", self.attention_bias.is_some()),
                 ("mlp_bias", self.mlp_bias.is_some()),
                 ("rotary_base", self.rotary_base.is_some()),
+                ("positions", self.positions.is_some()),
             ];
             for (name, _) in given.into_iter().filter(|(_, given)| *given) {
                 problems.push(format!("`model.{name}` does not apply to the family gpt2; remove it"));
@@ -391,6 +419,7 @@ mod tests {
             attention_bias: Some(true),
             mlp_bias: Some(true),
             rotary_base: Some(100.),
+            positions: Some(PositionsRecipe::None),
             ..recipe.model
         };
         recipe.training = TrainingRecipe {

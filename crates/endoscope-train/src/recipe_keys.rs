@@ -26,7 +26,7 @@ use Kind::{Count, EarlyStop, Number, OneOf, Steps, Switch};
 use Need::{Optional, Required};
 
 pub(crate) const MODEL_KEYS: &[(&str, Kind, Need)] = &[
-    ("family", OneOf(&["gpt2", "llama"]), Required),
+    ("family", OneOf(&["gpt2", "llama", "smollm3"]), Required),
     ("context", Count, Required),
     ("d_model", Count, Required),
     ("layers", Count, Required),
@@ -39,6 +39,7 @@ pub(crate) const MODEL_KEYS: &[(&str, Kind, Need)] = &[
     ("attention_bias", Switch, Optional),
     ("mlp_bias", Switch, Optional),
     ("rotary_base", Number, Optional),
+    ("positions", OneOf(&["rotary", "none"]), Optional),
 ];
 
 pub(crate) const TRAINING_KEYS: &[(&str, Kind, Need)] = &[

@@ -138,3 +138,9 @@ fn llama_with_grouped_heads() {
 fn llama_with_biases_and_tied() {
     check(Family::Llama, llama(Biases { qkv: true, attention_out: true, mlp: true }, true));
 }
+
+#[test]
+fn smollm3_without_positions() {
+    let positions = Positions::Rotary { kinds: vec![Rotary::plain(100., 4)], layers: vec![None; 2] };
+    check(Family::SmolLm3, Spec { positions, ..llama(Biases::default(), false) });
+}

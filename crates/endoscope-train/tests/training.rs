@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use common::{Pairs, files, recipe, train_to_the_end, train_until_killed};
 use endoscope_models::{Model, save};
 use endoscope_net::{Inputs, Network, Plan};
-use endoscope_train::{Batch, Batches, Error, Outcome, initial_model, partial_directory, train};
+use endoscope_train::{Batch, Batches, Error, Outcome, PositionsRecipe, initial_model, partial_directory, train};
 use proptest::prelude::*;
 
 #[test]
@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn a_saved_model_gives_the_same_logits(
-        gpt2: bool, tied: bool, attention_bias: bool, mlp_bias: bool, heads in 1usize..4, groups in 1usize..3,
+        family in 0usize..4, tied: bool, attention_bias: bool, mlp_bias: bool, heads in 1usize..4, groups in 1usize..3,
         half_head in 1usize..4, d_mlp in 1usize..9, layers in 1usize..3, seed: u32,
         tokens in proptest::collection::vec(0u32..9, 1..7),
     ) {
@@ -186,9 +186,14 @@ proptest! {
         model.heads = heads * groups;
         model.d_model = heads * groups * half_head * 2;
         model.kv_heads = None;
+        let (gpt2, smollm3) = (family == 0, family > 1);
         if gpt2 {
             model.family = endoscope_models::Family::Gpt2;
         } else {
+            if smollm3 {
+                model.family = endoscope_models::Family::SmolLm3;
+                model.positions = [PositionsRecipe::Rotary, PositionsRecipe::None].get(family - 2).copied();
+            }
             (model.kv_heads, model.d_head) = (Some(heads), Some(half_head * 4));
             (model.attention_bias, model.mlp_bias) = (Some(attention_bias), Some(mlp_bias));
         }

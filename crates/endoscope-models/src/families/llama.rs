@@ -42,7 +42,7 @@ fn spec(config: &mut Config) -> Spec {
 }
 
 /// The config.json of `spec`.
-fn config(spec: &Spec) -> Value {
+pub(super) fn config(spec: &Spec) -> Value {
     let base = match &spec.positions {
         Positions::Rotary { kinds, .. } => kinds.first().map_or(0., |kind| kind.base),
         _ => 0.,

@@ -1,6 +1,8 @@
 //! SmolLM 3 (Hugging Face 2025). Particularities: Llama's arithmetic, but every fourth layer has no positions
 //! (`no_rope_layers`: 1 = rotary); windows in those without, if `use_sliding_window`.
 
+use serde_json::{Value, json};
+
 use super::names::Names;
 use super::{Translator, llama, rope, set_rotary, set_windows, sliding_window};
 use crate::config::Config;
@@ -11,7 +13,7 @@ pub(super) const TRANSLATOR: Translator = Translator {
     spec,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],
-    config: None,
+    config: Some(config),
 };
 
 fn spec(config: &mut Config) -> Spec {
@@ -37,4 +39,20 @@ fn spec(config: &mut Config) -> Spec {
         *layers = turned.iter().map(|&turned| (turned != 0).then_some(0)).collect();
     }
     spec
+}
+
+fn config(spec: &Spec) -> Value {
+    let turned = |layer| match &spec.positions {
+        Positions::Rotary { layers, .. } => layers.get(layer).is_none_or(Option::is_some),
+        _ => false,
+    };
+    let mut config = llama::config(spec);
+    if let Value::Object(keys) = &mut config {
+        keys.insert("architectures".into(), json!(["SmolLM3ForCausalLM"]));
+        keys.insert("no_rope_layers".into(), (0..spec.layers).map(|layer| usize::from(turned(layer))).collect());
+        keys.insert("use_sliding_window".into(), false.into());
+        // transformers' own default is the token 128004, which a small vocabulary does not have.
+        keys.insert("pad_token_id".into(), Value::Null);
+    }
+    config
 }

@@ -24,6 +24,7 @@ pub const GPT2_SMALL: ModelRecipe = ModelRecipe {
     attention_bias: None,
     mlp_bias: None,
     rotary_base: None,
+    positions: None,
 };
 const GPT2_VOCABULARY: usize = 50257;
 /// Deviation of GPT-2's initial matrices.

@@ -28,6 +28,7 @@ const MODEL: ModelRecipe = ModelRecipe {
     attention_bias: None,
     mlp_bias: None,
     rotary_base: None,
+    positions: None,
 };
 const VOCABULARY: usize = 1024;
 
