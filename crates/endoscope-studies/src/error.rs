@@ -85,6 +85,12 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Threads that the system does not give.
+    #[error("cannot start threads to train on: {source}")]
+    Threads {
+        /// What rayon says.
+        source: rayon::ThreadPoolBuildError,
+    },
     /// The catalogue inside the program cannot be read.
     #[error("the catalogue of papers cannot be read: {0}")]
     Catalogue(String),

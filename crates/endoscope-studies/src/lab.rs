@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Deref};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use endoscope_models::Model;
 use endoscope_organisms::write_organism;
@@ -164,23 +165,32 @@ impl<'a> Lab<'a> {
     /// The model of a recipe, trained now, or before if it is in the cache. One whose training was stopped goes on from its last
     /// checkpoint.
     pub fn trained(&self, recipe: &Recipe) -> Result<LabModel<'a>> {
-        let (path, folder) = match self.cache.place(recipe)? {
-            Some(path) => (path, None),
-            None => {
-                let folder = temporary("a model to be trained")?;
-                (folder.path().join("model"), Some(folder))
-            }
-        };
-        if !path.exists() {
-            let mut observe = |now: &endoscope_train::Progress| {
-                (self.watch)(&Progress { step: "training", done: now.step, total: now.steps })
-            };
-            match endoscope_organisms::train(recipe, &path, &mut observe)? {
-                Outcome::Finished { .. } => {}
-                Outcome::Stopped { .. } => return Err(Error::Stopped),
+        let mut models = self.train_all(std::slice::from_ref(recipe))?;
+        models.pop().ok_or(Error::Stopped)
+    }
+
+    /// The models of recipes, in their order, as [`trained`](Self::trained) gives each. Those that are to be trained are trained side by
+    /// side, for a small model gains little from a second thread; the threads do not change the weights.
+    pub fn train_all(&self, recipes: &[Recipe]) -> Result<Vec<LabModel<'a>>> {
+        let mut places = Vec::with_capacity(recipes.len());
+        for recipe in recipes {
+            places.push(match self.cache.place(recipe)? {
+                Some(path) => (path, None),
+                None => {
+                    let folder = temporary("a model to be trained")?;
+                    (folder.path().join("model"), Some(folder))
+                }
+            });
+        }
+        let mut jobs: Vec<(&Recipe, &Path)> = Vec::new();
+        for (recipe, (path, _)) in recipes.iter().zip(&places) {
+            if !path.exists() && jobs.iter().all(|(_, other)| other != path) {
+                jobs.push((recipe, path));
             }
         }
-        Ok(LabModel::Own(Box::new(Model::open(&path)?), folder))
+        train_side_by_side(&jobs, &|done, total| self.tell(&Progress { step: "training", done, total }))?;
+        let open = |(path, folder): (PathBuf, _)| Ok(LabModel::Own(Box::new(Model::open(&path)?), folder));
+        places.into_iter().map(open).collect()
     }
 
     /// Every file of a model that was used, in order, for the provenance.
@@ -237,6 +247,71 @@ impl<'a> Lab<'a> {
             ControlFlow::Break(()) => Err(Error::Stopped),
         }
     }
+}
+
+/// Trains every recipe into its folder, as many at a time as there are threads. `tell` hears, on the caller's thread, how many updates
+/// are made of how many; its error stops all of them, and each is left where it can go on.
+fn train_side_by_side(jobs: &[(&Recipe, &Path)], tell: &dyn Fn(u64, u64) -> Result<()>) -> Result<()> {
+    let threads = rayon::current_num_threads();
+    let workers = threads.min(jobs.len());
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let total = jobs.iter().map(|(recipe, _)| recipe.training.steps).sum();
+    let mut done = vec![0; jobs.len()];
+    std::thread::scope(|scope| {
+        let (sender, updates) = std::sync::mpsc::channel();
+        let running: Vec<_> = (0..workers)
+            .map(|_| {
+                let (next, stop, sender) = (&next, &stop, sender.clone());
+                let work = move || -> Result<()> {
+                    while let Some((at, &(recipe, path))) = {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        jobs.get(at).map(|job| (at, job))
+                    } {
+                        let mut observe = |now: &endoscope_train::Progress| {
+                            let heard = sender.send((at, now.step)).is_ok();
+                            match heard && !stop.load(Ordering::Relaxed) {
+                                true => ControlFlow::Continue(()),
+                                false => ControlFlow::Break(()),
+                            }
+                        };
+                        match endoscope_organisms::train(recipe, path, &mut observe) {
+                            Ok(Outcome::Finished { .. }) => {}
+                            Ok(Outcome::Stopped { .. }) => return Err(Error::Stopped),
+                            Err(error) => {
+                                stop.store(true, Ordering::Relaxed);
+                                return Err(error.into());
+                            }
+                        }
+                    }
+                    Ok(())
+                };
+                scope.spawn(move || pool(threads / workers)?.install(work))
+            })
+            .collect();
+        drop(sender);
+        let mut told = Ok(());
+        for (at, step) in updates {
+            done[at] = step;
+            if told.is_ok() {
+                told = tell(done.iter().sum(), total);
+                stop.fetch_or(told.is_err(), Ordering::Relaxed);
+            }
+        }
+        let ended: Vec<Result<()>> = running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
+        told?;
+        // What went wrong says more than that the others were then stopped.
+        let (stopped, failed): (Vec<_>, Vec<_>) =
+            ended.into_iter().filter_map(Result::err).partition(|error| matches!(error, Error::Stopped));
+        failed.into_iter().chain(stopped).next().map_or(Ok(()), Err)
+    })
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+    built.map_err(|source| Error::Threads { source })
 }
 
 fn temporary(what: &str) -> Result<TempDir> {
@@ -298,5 +373,64 @@ mod tests {
         assert!(paths.contains(&"organisms/induction/model.safetensors".to_string()), "{paths:?}");
         assert_eq!(paths.iter().filter(|path| path.ends_with("config.json")).count(), 2, "{paths:?}");
         assert!(Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap().model("inductoin").is_err());
+    }
+
+    fn small(seed: u64, steps: u64) -> Recipe {
+        let text = format!(
+            "[model]\nfamily = \"gpt2\"\ncontext = 16\nd_model = 8\nlayers = 1\nheads = 2\nd_mlp = 8\n\
+             [task]\nname = \"repeated_sequences\"\nwords = 8\nshortest = 3\nlongest = 6\n\
+             [training]\nsteps = {steps}\nbatch = 4\nseed = {seed}\nlearning_rate = 0.01\ncheckpoint_every = 5"
+        );
+        Recipe::parse("recipe.toml", &text).unwrap()
+    }
+
+    fn weights(model: &Model) -> Vec<u8> {
+        std::fs::read(model.directory.join("model.safetensors")).unwrap()
+    }
+
+    #[test]
+    fn models_trained_side_by_side_are_those_trained_alone() {
+        let lab = || Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        let recipes = [small(1, 12), small(2, 9), small(1, 12), small(3, 15)];
+        let folder = tempfile::tempdir().unwrap();
+        let together = lab().with_cache(folder.path()).train_all(&recipes).unwrap();
+        for (recipe, model) in recipes.iter().zip(&together) {
+            assert_eq!(weights(model), weights(&lab().trained(recipe).unwrap()));
+        }
+        assert_ne!(weights(&together[0]), weights(&together[1]));
+        assert!(lab().train_all(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn training_that_was_stopped_goes_on_to_the_same_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let recipes = [small(1, 40), small(2, 40)];
+        let stop = |progress: &Progress<'_>| match progress.done {
+            13.. => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        let lab = || Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        let stopped = lab().with_cache(folder.path()).with_watch(&stop).train_all(&recipes).map(|_| ()).unwrap_err();
+        assert!(matches!(stopped, Error::Stopped), "{stopped}");
+        let most = Cell::new(0);
+        let watch = |progress: &Progress<'_>| {
+            assert_eq!(progress.total, 80);
+            most.set(progress.done);
+            ControlFlow::Continue(())
+        };
+        let models = lab().with_cache(folder.path()).with_watch(&watch).train_all(&recipes).unwrap();
+        assert_eq!(most.get(), 80);
+        for (recipe, model) in recipes.iter().zip(&models) {
+            assert_eq!(weights(model), weights(&lab().trained(recipe).unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_recipe_that_cannot_be_trained_stops_the_others_with_its_own_error() {
+        let mut bad = small(1, 10);
+        bad.task.name = "no such task".into();
+        let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
+        let error = lab.train_all(&[small(1, 5000), bad]).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Organism(_)), "{error}");
     }
 }
