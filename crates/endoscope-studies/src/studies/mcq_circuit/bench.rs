@@ -19,6 +19,8 @@ use crate::shared::{Head, random_directions};
 pub struct Bench<'a> {
     decoder: &'a Decoder,
     pub prompts: &'a [Prompt],
+    /// The metric without any edit.
+    pub whole: f64,
 }
 
 /// What a model answers.
@@ -55,8 +57,10 @@ impl Look {
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(decoder: &'a Decoder, prompts: &'a [Prompt]) -> Self {
-        Self { decoder, prompts }
+    pub fn new(decoder: &'a Decoder, prompts: &'a [Prompt]) -> Result<Self> {
+        let mut bench = Self { decoder, prompts, whole: 0. };
+        bench.whole = bench.answers(vec![])?.metric;
+        Ok(bench)
     }
 
     fn inputs(&self) -> Result<Inputs> {
@@ -75,6 +79,11 @@ impl<'a> Bench<'a> {
             answers.chosen.push((0..labels.len()).max_by(|&a, &b| labels[a].total_cmp(&labels[b])).unwrap_or(0));
         }
         Ok(answers)
+    }
+
+    /// The share of the metric that is left under edits.
+    pub fn kept(&self, edits: Vec<Edit>) -> Result<f64> {
+        Ok(self.answers(edits)?.metric / self.whole)
     }
 
     /// The share of prompts for which the right label has the highest logit of the four.
@@ -288,16 +297,14 @@ pub struct Read {
     mean: Tensor,
     /// Orthonormal `[k, d_head]`: right singular vectors of the differences from the mean, in order.
     directions: Tensor,
-    /// Their singular values.
-    pub values: Vec<f64>,
 }
 
 impl Read {
     /// Of vectors `[row, position, 1, d_head]`.
     fn of(vectors: &Tensor, select: Select) -> Result<Self> {
         let vectors = vectors.flatten(0, 2)?.contiguous()?;
-        let (mean, directions, values) = centred(&vectors)?;
-        Ok(Self { select, mean, directions, values })
+        let (mean, directions, _) = centred(&vectors)?;
+        Ok(Self { select, mean, directions })
     }
 
     /// The edits that keep of the differences from the mean only what lies in the span of the `directions` `[r, d_head]`; of none of them

@@ -18,7 +18,6 @@ use endoscope_models::Model;
 use endoscope_net::Edit;
 use endoscope_report::{Section, Table, labels};
 use endoscope_train::{Recipe, generator};
-use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -171,12 +170,12 @@ fn measure(model: &Model, config: &Config, seed: u64, choice: Choice) -> Result<
     }
     // On one half heads and directions are chosen, on the other they are measured.
     let (chosen_on, measured_on) = prompts.split_at(prompts.len() / 2);
-    let (chosen_on, test) = (Bench::new(&model.decoder, chosen_on), Bench::new(&model.decoder, measured_on));
+    let (chosen_on, test) = (Bench::new(&model.decoder, chosen_on)?, Bench::new(&model.decoder, measured_on)?);
     let random_labels = questions.random(form, seed, measured_on.len(), &prompts[0])?;
     if random_labels.len() < FEWEST {
         return Err(too_few("questions with random labels", random_labels.len(), FEWEST));
     }
-    let random_labels = Bench::new(&model.decoder, &random_labels);
+    let random_labels = Bench::new(&model.decoder, &random_labels)?;
 
     let found = chosen_on.direct(&chosen_on.donors(seed))?;
     let donors = test.donors(seed);
@@ -185,8 +184,6 @@ fn measure(model: &Model, config: &Config, seed: u64, choice: Choice) -> Result<
     let top = top(&found.components, &found.net(0..chosen_on.prompts.len()), config.share, choice);
     let effect = |heads: &[Head]| carried(&measured.components, &net, heads);
 
-    let whole = test.answers(vec![])?;
-    let lost = |edits: Vec<Edit>| -> Result<f64> { Ok(1. - test.answers(edits)?.metric / whole.metric) };
     let parts: Vec<Component> = top.iter().map(|&Head { layer, head }| Component::Head { layer, head }).collect();
     let exchanged: Vec<Edit> =
         test.written(&parts)?.iter().map(|written| written.put_of(&donors)).collect::<Result<_>>()?;
@@ -207,15 +204,15 @@ fn measure(model: &Model, config: &Config, seed: u64, choice: Choice) -> Result<
         random_accuracy: random_labels.accuracy()?,
         carried: effect(&top),
         carried_random: 0.,
-        lost: lost(exchanged)?,
-        lost_shuffled: lost(shuffled)?,
+        lost: 1. - test.kept(exchanged)?,
+        lost_shuffled: 1. - test.kept(shuffled)?,
         moved: moved as f64 / test.prompts.len() as f64,
-        kept: kept(&test, compressed.clone())?,
+        kept: test.kept(compressed.clone())?,
         kept_random: 0.,
-        kept_mean: kept(&test, edits(&queries_and_keys, best(0))?)?,
-        kept_again: kept(&chosen_on, compressed.clone())?,
-        kept_labels: kept(&random_labels, compressed)?,
-        parts: described(&test, &measured.components, [&direct, &net], &donors, &looks, whole.metric)?,
+        kept_mean: test.kept(edits(&queries_and_keys, best(0))?)?,
+        kept_again: chosen_on.kept(compressed.clone())?,
+        kept_labels: random_labels.kept(compressed)?,
+        parts: described(&test, &measured.components, [&direct, &net], &donors, &looks)?,
         top: top.iter().map(|&head| (head, looks[head.layer][head.head].class().to_string())).collect(),
         ranks: Vec::new(),
     };
@@ -225,11 +222,11 @@ fn measure(model: &Model, config: &Config, seed: u64, choice: Choice) -> Result<
         let at_random = rand::seq::index::sample(&mut generator(seed, (1 << 34) + draw), all.len(), top.len());
         figures.carried_random += effect(&at_random.into_iter().map(|at| all[at]).collect::<Vec<_>>()) / draws;
         let random = edits(&queries_and_keys, |read| read.random(config.rank, seed, draw))?;
-        figures.kept_random += kept(&test, random)? / draws;
+        figures.kept_random += test.kept(random)? / draws;
     }
     for (_, parts) in PARTS {
         let reads = reads(parts)?;
-        let of_rank = |rank: usize| kept(&test, edits(&reads, best(rank))?);
+        let of_rank = |rank: usize| test.kept(edits(&reads, best(rank))?);
         figures.ranks.push(RANKS.into_iter().map(of_rank).collect::<Result<_>>()?);
     }
     Ok(figures)
@@ -241,7 +238,7 @@ fn form(model: &Model, questions: &Questions<'_>, seed: u64) -> Result<Form> {
     for form in Form::ALL {
         let prompts: Vec<Prompt> = questions.letters(form, seed, 4 * FEWEST)?;
         if prompts.len() >= FEWEST {
-            let accuracy = Bench::new(&model.decoder, &prompts).accuracy()?;
+            let accuracy = Bench::new(&model.decoder, &prompts)?.accuracy()?;
             if best.is_none_or(|(other, _)| accuracy > other) {
                 best = Some((accuracy, form));
             }
@@ -297,11 +294,6 @@ fn edits(reads: &[Read], directions: impl Fn(&Read) -> Result<Option<Tensor>>) -
     Ok(reads.iter().map(of).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-/// The share of the metric that is left under edits.
-fn kept(bench: &Bench<'_>, edits: Vec<Edit>) -> Result<f64> {
-    Ok(bench.answers(edits)?.metric / bench.answers(vec![])?.metric)
-}
-
 /// What [`COLUMNS`] say of each head and MLP.
 fn described(
     test: &Bench<'_>,
@@ -309,12 +301,11 @@ fn described(
     [direct, net]: [&[f64]; 2],
     donors: &[usize],
     looks: &[Vec<Look>],
-    metric: f64,
 ) -> Result<Vec<(String, Vec<f64>)>> {
     let is_part = |part: &Component| matches!(part, Component::Head { .. } | Component::Mlp { .. });
     let parts: Vec<(usize, Component)> = components.iter().copied().enumerate().filter(|(_, part)| is_part(part)).collect();
     let written = test.written(&parts.iter().map(|(_, part)| *part).collect::<Vec<_>>())?;
-    let lost = |edit: Edit| -> Result<f64> { Ok(metric - test.answers(vec![edit])?.metric) };
+    let lost = |edit: Edit| -> Result<f64> { Ok(test.whole - test.answers(vec![edit])?.metric) };
     let describe = |((at, part), written): (&(usize, Component), &Written)| -> Result<(String, Vec<f64>)> {
         let (name, look) = match *part {
             Component::Head { layer, head } => {
