@@ -160,7 +160,8 @@ fn parts_of_another_prompt_contribute_what_transformer_lens_says() {
         assert_eq!(found.clean[number], alone.prompts[number][..found.components.len()]);
     }
     let net = found.net(0..2);
-    let expected = (0..net.len()).map(|at| (0..2).map(|pair| found.clean[pair][at] - found.corrupt[pair][at]).sum::<f64>() / 2.);
+    let expected =
+        (0..net.len()).map(|at| (0..2).map(|pair| found.clean[pair][at] - found.corrupt[pair][at]).sum::<f64>() / 2.);
     close("net", &net, &expected.collect::<Vec<_>>());
     // A prompt exchanged for itself changes nothing.
     let same: Vec<Pair> = pairs.iter().map(|pair| Pair { corrupt: pair.clean.clone(), ..pair.clone() }).collect();

@@ -1,5 +1,5 @@
-//! A model on a batch of questions: its answers under edits, what its parts write directly, where its heads look, and the few
-//! dimensions into which what they read is compressed.
+//! A model on a batch of questions: its answers under edits, what its parts write directly, where its heads look, and
+//! the few dimensions into which what they read is compressed.
 
 use std::ops::ControlFlow;
 
@@ -110,7 +110,12 @@ impl<'a> Bench<'a> {
             clean: prompt.tokens.clone(),
             corrupt: self.prompts[donor].tokens.clone(),
             answers: vec![prompt.labels[prompt.right]],
-            wrong_answers: prompt.labels.iter().copied().filter(|&label| label != prompt.labels[prompt.right]).collect(),
+            wrong_answers: prompt
+                .labels
+                .iter()
+                .copied()
+                .filter(|&label| label != prompt.labels[prompt.right])
+                .collect(),
         };
         let pairs: Vec<Pair> = self.prompts.iter().zip(donors).map(pair).collect();
         Ok(direct_exchange(self.decoder, &pairs, |_| ControlFlow::Continue(()))?)
@@ -307,8 +312,8 @@ impl Read {
         Ok(Self { select, mean, directions })
     }
 
-    /// The edits that keep of the differences from the mean only what lies in the span of the `directions` `[r, d_head]`; of none of them
-    /// that put the mean there.
+    /// The edits that keep of the differences from the mean only what lies in the span of the `directions` `[r,
+    /// d_head]`; of none of them that put the mean there.
     pub fn compress(&self, directions: Option<&Tensor>) -> Result<Vec<Edit>> {
         let Some(directions) = directions else {
             return Ok(vec![self.select.edit(Change::Set { value: self.mean.clone().into() })]);

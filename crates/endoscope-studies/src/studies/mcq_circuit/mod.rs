@@ -1,13 +1,15 @@
 //! Does circuit analysis interpretability scale? Evidence from multiple choice in Chinchilla (arXiv 2307.09458).
 //!
-//! How does a model say the letter of the right answer? The metric is the logit of the right letter less the mean of the other three.
-//! Direct attribution finds the heads that write it: the net effect of a head is what is lost of its direct contribution when its output
-//! is exchanged for that in a prompt with another right letter. What these heads write is then exchanged for real; and their queries
-//! (last token), keys and values (items) are compressed to the first directions of a singular value decomposition of their differences
-//! from the mean, with letters, and with labels drawn at random.
+//! How does a model say the letter of the right answer? The metric is the logit of the right letter less the mean of
+//! the other three. Direct attribution finds the heads that write it: the net effect of a head is what is lost of its
+//! direct contribution when its output is exchanged for that in a prompt with another right letter. What these heads
+//! write is then exchanged for real; and their queries (last token), keys and values (items) are compressed to the
+//! first directions of a singular value decomposition of their differences from the mean, with letters, and with labels
+//! drawn at random.
 //!
-//! The paper's keys are those of letter tokens. Here a head's keys are taken at that token of each item (label, option, or the token after it) at
-//! which it looks most, because small models may point at options where large ones point at letters.
+//! The paper's keys are those of letter tokens. Here a head's keys are taken at that token of each item (label, option,
+//! or the token after it) at which it looks most, because small models may point at options where large ones point at
+//! letters.
 
 mod bench;
 mod questions;
@@ -31,7 +33,8 @@ use crate::study::{Outcome, Study, Untested};
 
 /// The organism.
 const ORGANISM: &str = "multiple-choice";
-/// Chance is a quarter. A model that is right less often than this knows no answers, so nothing can be said of how it gives them.
+/// Chance is a quarter. A model that is right less often than this knows no answers, so nothing can be said of how it
+/// gives them.
 const KNOWS: f64 = 0.5;
 /// How many prompts decide how questions are written for a model, and the fewest on which anything is measured.
 const FEWEST: usize = 8;
@@ -68,7 +71,8 @@ pub struct Config {
     /// Over how many draws the controls with random heads and directions are averaged.
     #[schemars(range(min = 1, max = 64))]
     draws: usize,
-    /// Whether the organism is trained anew with each seed, or is the one shipped. A model named by --model is taken as it is.
+    /// Whether the organism is trained anew with each seed, or is the one shipped. A model named by --model is taken as
+    /// it is.
     train: bool,
 }
 
@@ -89,8 +93,9 @@ struct Figures {
     /// The share of all heads' net direct effects that the top heads have; that heads at random have.
     carried: f64,
     carried_random: f64,
-    /// The share of the metric that goes when what they write is exchanged for that of a prompt with another right letter; with the same, but
-    /// wrong options shuffled. And the share of prompts that then get the other prompt's letter.
+    /// The share of the metric that goes when what they write is exchanged for that of a prompt with another right
+    /// letter; with the same, but wrong options shuffled. And the share of prompts that then get the other prompt's
+    /// letter.
     lost: f64,
     lost_shuffled: f64,
     moved: f64,
@@ -303,7 +308,8 @@ fn described(
     looks: &[Vec<Look>],
 ) -> Result<Vec<(String, Vec<f64>)>> {
     let is_part = |part: &Component| matches!(part, Component::Head { .. } | Component::Mlp { .. });
-    let parts: Vec<(usize, Component)> = components.iter().copied().enumerate().filter(|(_, part)| is_part(part)).collect();
+    let parts: Vec<(usize, Component)> =
+        components.iter().copied().enumerate().filter(|(_, part)| is_part(part)).collect();
     let written = test.written(&parts.iter().map(|(_, part)| *part).collect::<Vec<_>>())?;
     let lost = |edit: Edit| -> Result<f64> { Ok(test.whole - test.answers(vec![edit])?.metric) };
     let describe = |((at, part), written): (&(usize, Component), &Written)| -> Result<(String, Vec<f64>)> {
@@ -366,7 +372,8 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
             .judge(&all(|f| f.kept - f.kept_labels), &all(|f| (f.kept - f.kept_again).abs()))?,
         );
     }
-    let looking = |f: &Figures| f.top.iter().map(|(head, class)| format!("{head} ({class})")).collect::<Vec<_>>().join(", ");
+    let looking =
+        |f: &Figures| f.top.iter().map(|(head, class)| format!("{head} ({class})")).collect::<Vec<_>>().join(", ");
     let average = |of: fn(&Figures) -> f64| figures.iter().map(of).sum::<f64>() / figures.len() as f64;
     let summary = format!(
         "{:.3} of the questions with letters are answered rightly, {:.3} with labels drawn at random{}. The top heads, and what they look at from the \
@@ -383,12 +390,11 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
     let Some(first) = figures.first() else { return Ok(outcome) };
     let axes = [("part", labels(first.parts.iter().map(|(name, _)| name.clone()))), ("figure", labels(COLUMNS))];
     let numbers = first.parts.iter().flat_map(|(_, numbers)| numbers.clone()).collect();
-    outcome.tables.insert("parts".into(), Table::new("logits, and shares of attention from the last token", axes, numbers)?);
-    let axes = [
-        ("what", labels(PARTS.map(|(name, _)| name))),
-        ("rank", labels(RANKS)),
-        ("seed", labels(1..=figures.len())),
-    ];
+    outcome
+        .tables
+        .insert("parts".into(), Table::new("logits, and shares of attention from the last token", axes, numbers)?);
+    let axes =
+        [("what", labels(PARTS.map(|(name, _)| name))), ("rank", labels(RANKS)), ("seed", labels(1..=figures.len()))];
     let of_seeds = |part: usize, rank: usize| figures.iter().map(move |f| f.ranks[part][rank]);
     let ranks = (0..PARTS.len()).flat_map(|part| (0..RANKS.len()).flat_map(move |rank| of_seeds(part, rank))).collect();
     outcome.tables.insert("ranks".into(), Table::new("share of the metric that is left", axes, ranks)?);
@@ -440,10 +446,8 @@ mod tests {
 
     #[test]
     fn the_top_is_a_share_of_the_heads_and_what_they_carry_is_counted_against_all() {
-        let parts: Vec<Component> = (0..8)
-            .map(|head| Component::Head { layer: 0, head })
-            .chain([Component::Mlp { layer: 0 }])
-            .collect();
+        let parts: Vec<Component> =
+            (0..8).map(|head| Component::Head { layer: 0, head }).chain([Component::Mlp { layer: 0 }]).collect();
         let scores = [0., 3., -1., 2., 0., 0., 0., 0., 9.];
         let top = top(&parts, &scores, 0.25, Choice::Best);
         assert_eq!(top, [Head { layer: 0, head: 1 }, Head { layer: 0, head: 3 }]);

@@ -1,4 +1,5 @@
-//! Questions with four options, as text and as the tokens of a model, whatever its tokenizer makes of letters and blanks.
+//! Questions with four options, as text and as the tokens of a model, whatever its tokenizer makes of letters and
+//! blanks.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +96,8 @@ fn capitalised(word: &str) -> String {
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// Where the items of a prompt are: of each the positions of its label, of the last token of its option, and of the token after that.
+/// Where the items of a prompt are: of each the positions of its label, of the last token of its option, and of the
+/// token after that.
 pub type Places = Vec<[usize; 3]>;
 
 /// A question as tokens.
@@ -114,7 +116,8 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// A question in the tokens of a model; `None` where a label is not one token, or a text's beginning is not tokens of its own.
+    /// A question in the tokens of a model; `None` where a label is not one token, or a text's beginning is not tokens
+    /// of its own.
     fn encoded(tokenizer: &Tokenizer, form: Form, question: &Question) -> Result<Option<Self>> {
         let encode = |text: &str| -> Result<Vec<u32>> { Ok(tokenizer.encode(text, Default::default())?.ids) };
         let (text, ends) = form.text(question);
@@ -165,8 +168,8 @@ impl<'a> Questions<'a> {
         Ok(Self { tokenizer: model.tokenizer()?, task, words })
     }
 
-    /// `count` prompts with the letters A to D, all laid out alike, so that they are one batch; fewer where the tokenizer lays out few
-    /// alike.
+    /// `count` prompts with the letters A to D, all laid out alike, so that they are one batch; fewer where the
+    /// tokenizer lays out few alike.
     pub fn letters(&self, form: Form, seed: u64, count: usize) -> Result<Vec<Prompt>> {
         let mut alike: BTreeMap<(usize, Places), Vec<Prompt>> = BTreeMap::new();
         for number in 0..DRAWN {
@@ -241,7 +244,10 @@ mod tests {
             }
         }
         let text = Form::Parenthesis.text(&question()).0;
-        assert_eq!(text, "Question: What is the capital of France?\n(A) Rome\n(B) Paris\n(C) Oslo\n(D) Bern\nAnswer: (");
+        assert_eq!(
+            text,
+            "Question: What is the capital of France?\n(A) Rome\n(B) Paris\n(C) Oslo\n(D) Bern\nAnswer: ("
+        );
     }
 
     #[test]
