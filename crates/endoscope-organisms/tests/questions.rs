@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use common::heads::accuracy;
 use endoscope_models::Model;
 use endoscope_net::Plan;
+use endoscope_organisms::tasks::multiple_choice::{ENUMERATIONS, LETTERS, RANDOM};
 use endoscope_organisms::{Task, task_parts};
 use endoscope_train::Recipe;
 
@@ -33,4 +34,14 @@ fn organism(name: &str) -> (Model, Vec<(String, Box<dyn Task>)>) {
     let recipe = Recipe::read(directory.join("recipe.toml")).unwrap();
     assert_ne!(recipe.training.seed, FRESH);
     (Model::open(directory).unwrap(), task_parts(&recipe.task.name, &recipe.task.parameters).unwrap())
+}
+
+#[test]
+fn multiple_choice_is_answered_with_every_enumeration_but_not_with_labels_at_random() {
+    let (model, parts) = organism("multiple-choice");
+    let task = parts[0].1.as_ref();
+    assert!(of_split(&model, task, LETTERS) >= 0.99);
+    assert!(of_split(&model, task, ENUMERATIONS) >= 0.95);
+    // Such labels were never trained on, and the model says another label of the enumeration that it expects.
+    assert!(of_split(&model, task, RANDOM) < 0.3);
 }

@@ -18,6 +18,7 @@ use candle_core::Tensor;
 use endoscope_causal::Component;
 use endoscope_models::Model;
 use endoscope_net::Edit;
+use endoscope_organisms::tasks::multiple_choice::{ENUMERATIONS, RANDOM};
 use endoscope_report::{Section, Table, labels};
 use endoscope_train::{Recipe, generator};
 use schemars::JsonSchema;
@@ -49,6 +50,8 @@ const PARTS: [(&str, &[Reading]); 5] = [
     ("all three", &[Reading::Queries, Reading::Keys, Reading::Values]),
 ];
 const QUERIES_AND_KEYS: [Reading; 2] = [Reading::Queries, Reading::Keys];
+/// Other labels than the letters: their split of the task, and what they are.
+const OTHER_LABELS: [(&str, &str); 2] = [(ENUMERATIONS, "of other enumerations"), (RANDOM, "drawn at random")];
 /// What is said of each part.
 const COLUMNS: [&str; 6] = ["direct", "net direct", "exchanged", "mean", "looks at items", "of this right"];
 
@@ -71,8 +74,7 @@ pub struct Config {
     /// Over how many draws the controls with random heads and directions are averaged.
     #[schemars(range(min = 1, max = 64))]
     draws: usize,
-    /// Whether the organism is trained anew with each seed, or is the one shipped. A model named by --model is taken as
-    /// it is.
+    /// Whether the organism is trained anew with each seed, or is the one shipped; never a model named by --model.
     train: bool,
 }
 
@@ -85,9 +87,8 @@ impl Default for Config {
 /// What is measured with one seed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Figures {
-    /// The share of prompts answered rightly, with letters and with random labels.
+    /// The share of prompts answered rightly.
     accuracy: f64,
-    random_accuracy: f64,
     /// The top heads, and where each looks.
     top: Vec<(Head, String)>,
     /// The share of all heads' net direct effects that the top heads have; that heads at random have.
@@ -103,9 +104,10 @@ struct Figures {
     kept: f64,
     kept_random: f64,
     kept_mean: f64,
-    /// The same on further prompts with letters, and with random labels.
+    /// The same on the other half of the prompts.
     kept_again: f64,
-    kept_labels: f64,
+    /// With each of [`OTHER_LABELS`], the share of prompts answered rightly, and of the metric that is left.
+    other_labels: Vec<(f64, f64)>,
     /// Every head and MLP with the numbers that [`COLUMNS`] name.
     parts: Vec<(String, Vec<f64>)>,
     /// `[part][rank]`: the share of the metric that is left.
@@ -176,11 +178,6 @@ fn measure(model: &Model, config: &Config, seed: u64, choice: Choice) -> Result<
     // On one half heads and directions are chosen, on the other they are measured.
     let (chosen_on, measured_on) = prompts.split_at(prompts.len() / 2);
     let (chosen_on, test) = (Bench::new(&model.decoder, chosen_on)?, Bench::new(&model.decoder, measured_on)?);
-    let random_labels = questions.random(form, seed, measured_on.len(), &prompts[0])?;
-    if random_labels.len() < FEWEST {
-        return Err(too_few("questions with random labels", random_labels.len(), FEWEST));
-    }
-    let random_labels = Bench::new(&model.decoder, &random_labels)?;
 
     let found = chosen_on.direct(&chosen_on.donors(seed))?;
     let donors = test.donors(seed);
@@ -206,7 +203,6 @@ fn measure(model: &Model, config: &Config, seed: u64, choice: Choice) -> Result<
     let compressed = edits(&queries_and_keys, best(config.rank))?;
     let mut figures = Figures {
         accuracy: test.accuracy()?,
-        random_accuracy: random_labels.accuracy()?,
         carried: effect(&top),
         carried_random: 0.,
         lost: 1. - test.kept(exchanged)?,
@@ -216,11 +212,19 @@ fn measure(model: &Model, config: &Config, seed: u64, choice: Choice) -> Result<
         kept_random: 0.,
         kept_mean: test.kept(edits(&queries_and_keys, best(0))?)?,
         kept_again: chosen_on.kept(compressed.clone())?,
-        kept_labels: random_labels.kept(compressed)?,
+        other_labels: Vec::new(),
         parts: described(&test, &measured.components, [&direct, &net], &donors, &looks)?,
         top: top.iter().map(|&head| (head, looks[head.layer][head.head].class().to_string())).collect(),
         ranks: Vec::new(),
     };
+    for (split, what) in OTHER_LABELS {
+        let prompts = questions.labelled(form, split, (seed, test.prompts.len()), &test.prompts[0])?;
+        if prompts.len() < FEWEST {
+            return Err(too_few(&format!("questions with labels {what}"), prompts.len(), FEWEST));
+        }
+        let other = Bench::new(&model.decoder, &prompts)?;
+        figures.other_labels.push((other.accuracy()?, other.kept(compressed.clone())?));
+    }
     let all: Vec<Head> = heads(&measured.components).map(|(_, head)| head).collect();
     let draws = config.draws as f64;
     for draw in 0..config.draws as u64 {
@@ -359,29 +363,33 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
         }
         .judge(&all(|f| f.kept), &all(|f| f.kept_random))?,
     ];
-    let random_known = figures.iter().all(|f| f.random_accuracy >= KNOWS);
-    if random_known {
-        findings.push(
-            Test {
-                claim: "With labels drawn at random the same compression keeps less than with letters.".into(),
+    let mut other_accuracies = String::new();
+    for (number, (_, what)) in OTHER_LABELS.into_iter().enumerate() {
+        let accuracies: Vec<f64> = figures.iter().map(|f| f.other_labels[number].0).collect();
+        let known = accuracies.iter().all(|accuracy| *accuracy >= KNOWS);
+        let mean = accuracies.iter().sum::<f64>() / accuracies.len() as f64;
+        other_accuracies += &format!(", {mean:.3} with labels {what}");
+        other_accuracies += if known { "" } else { " (too few to say how these are answered)" };
+        if known {
+            let less: Vec<f64> = figures.iter().map(|f| f.kept - f.other_labels[number].1).collect();
+            let test = Test {
+                claim: format!("With labels {what} the same compression keeps less than with letters."),
                 unit: "of the metric less".into(),
                 effect: Line::AtLeast(0.05),
                 control: "other prompts with letters".into(),
                 absent: Line::AtMost(0.03),
-            }
-            .judge(&all(|f| f.kept - f.kept_labels), &all(|f| (f.kept - f.kept_again).abs()))?,
-        );
+            };
+            findings.push(test.judge(&less, &all(|f| (f.kept - f.kept_again).abs()))?);
+        }
     }
     let looking =
         |f: &Figures| f.top.iter().map(|(head, class)| format!("{head} ({class})")).collect::<Vec<_>>().join(", ");
     let average = |of: fn(&Figures) -> f64| figures.iter().map(of).sum::<f64>() / figures.len() as f64;
     let summary = format!(
-        "{:.3} of the questions with letters are answered rightly, {:.3} with labels drawn at random{}. The top heads, and what they look at from the \
-         last token, with the seeds in order: {}. Exchanged, they give the other prompt's letter in {:.3} of prompts. With the queries and keys of these \
-         heads at their mean, {:.3} of the metric is left.",
+        "{:.3} of the questions with letters are answered rightly{other_accuracies}. The top heads, and what they \
+         look at from the last token, with the seeds in order: {}. Exchanged, they give the other prompt's letter in \
+         {:.3} of prompts. With the queries and keys of these heads at their mean, {:.3} of the metric is left.",
         average(|f| f.accuracy),
-        average(|f| f.random_accuracy),
-        if random_known { "" } else { ", which is too few to say how these are answered" },
         figures.iter().map(looking).collect::<Vec<_>>().join("; "),
         average(|f| f.moved),
         average(|f| f.kept_mean),

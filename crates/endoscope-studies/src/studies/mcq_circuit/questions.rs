@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use endoscope_models::{Model, Tokenizer};
-use endoscope_organisms::tasks::multiple_choice::{LETTERS, NAME, OPTIONS, RANDOM};
+use endoscope_organisms::tasks::multiple_choice::{LETTERS, NAME, OPTIONS};
 use endoscope_organisms::{Task, task};
 
 use crate::error::{Error, Result};
@@ -184,11 +184,11 @@ impl<'a> Questions<'a> {
         Ok(alike.into_values().max_by_key(Vec::len).unwrap_or_default())
     }
 
-    /// `count` prompts whose labels are drawn at random, laid out as `like` is; fewer where there are fewer.
-    pub fn random(&self, form: Form, seed: u64, count: usize, like: &Prompt) -> Result<Vec<Prompt>> {
+    /// `count` prompts with the labels of another split, laid out as `like` is; fewer where there are fewer.
+    pub fn labelled(&self, form: Form, split: &str, (seed, count): (u64, usize), like: &Prompt) -> Result<Vec<Prompt>> {
         let mut prompts = Vec::new();
         for number in 0..DRAWN {
-            let prompt = self.drawn(form, RANDOM, seed, number)?;
+            let prompt = self.drawn(form, split, seed, number)?;
             prompts.extend(prompt.filter(|prompt| prompt.layout() == like.layout()));
             if prompts.len() == count {
                 break;
@@ -214,6 +214,7 @@ pub fn too_few(what: &str, found: usize, wanted: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use endoscope_organisms::tasks::multiple_choice::RANDOM;
 
     fn question() -> Question {
         let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
