@@ -34,7 +34,7 @@ pub struct Answers {
 /// Where a head looks from the last token.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// The share of its attention that items get: labels, options, and the token after each.
+    /// The share of its attention that items get, from the label to the token after the option.
     pub items: f64,
     /// Of this the share of the right item.
     pub right: f64,
@@ -162,14 +162,14 @@ impl<'a> Bench<'a> {
 
     fn look<'b>(&self, attention: impl Fn(usize) -> &'b Vec<f32>) -> Look {
         let places = &self.prompts[0].places;
-        let (mut right, mut items, mut on) = (0., vec![0.; places.len()], [0.; 3]);
+        let (mut right, mut items, mut on) = (0., vec![0.; places.len()], [0.; 4]);
         for (row, prompt) in self.prompts.iter().enumerate() {
             let attention = attention(row);
-            for (item, &[first, middle, last]) in places.iter().enumerate() {
-                let share: f64 = attention[first..=last].iter().copied().map(f64::from).sum();
+            for (item, place) in places.iter().enumerate() {
+                let share: f64 = attention[place[0]..=place[3]].iter().copied().map(f64::from).sum();
                 items[item] += share;
                 right += if item == prompt.right { share } else { 0. };
-                on.iter_mut().zip([first, middle, last]).for_each(|(on, at)| *on += f64::from(attention[at]));
+                on.iter_mut().zip(place).for_each(|(on, &at)| *on += f64::from(attention[at]));
             }
         }
         let (all, most) = (items.iter().sum::<f64>(), items.iter().copied().fold(0., f64::max));

@@ -8,8 +8,8 @@
 //! drawn at random.
 //!
 //! The paper's keys are those of letter tokens. Here a head's keys are taken at that token of each item (label, option,
-//! or the token after it) at which it looks most, because small models may point at options where large ones point at
-//! letters.
+//! or the token after either) at which it looks most, because small models may note at other tokens what large ones note
+//! at letters.
 
 mod bench;
 mod questions;

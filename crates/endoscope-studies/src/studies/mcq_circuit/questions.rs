@@ -96,9 +96,9 @@ fn capitalised(word: &str) -> String {
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// Where the items of a prompt are: of each the positions of its label, of the last token of its option, and of the
-/// token after that.
-pub type Places = Vec<[usize; 3]>;
+/// Where the items of a prompt are: of each the positions of its label, of the token after that, of the last token of its
+/// option, and of the token after that.
+pub type Places = Vec<[usize; 4]>;
 
 /// A question as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,16 +124,16 @@ impl Prompt {
         let tokens = encode(&text)?;
         let mut places = Places::new();
         for ends in ends {
-            let mut place = [0; 3];
-            for (place, end) in place.iter_mut().zip(ends) {
+            let mut last = [0; 2];
+            for (last, end) in last.iter_mut().zip(ends) {
                 let beginning = encode(&text[..end])?;
                 if !tokens.starts_with(&beginning) {
                     return Ok(None);
                 }
-                *place = beginning.len() - 1;
+                *last = beginning.len() - 1;
             }
-            place[2] = place[1] + 1;
-            places.push(place);
+            let [label, option] = last;
+            places.push([label, label + 1, option, option + 1]);
         }
         let mut labels = Vec::new();
         for label in &question.labels {
