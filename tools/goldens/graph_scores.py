@@ -202,6 +202,30 @@ def direct(model: HookedTransformer, clean: Tensor) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def exchanged(
+    model: HookedTransformer, clean: Tensor, corrupt: Tensor
+) -> dict[str, Any]:
+    """What heads and MLPs of the corrupt run contribute, read as the clean run is."""
+    _, cache = model.run_with_cache(clean)
+    _, other = model.run_with_cache(corrupt)
+    direction = model.W_U[:, ANSWERS].mean(-1) - model.W_U[:, WRONG].mean(-1)
+    direction = direction * model.ln_final.w
+    mlps = [other["mlp_out", layer][:, -1] for layer in range(model.cfg.n_layers)]
+    stacks = {
+        "heads": other.stack_head_results(layer=-1, pos_slice=-1),
+        "mlps": torch.stack(mlps),
+    }
+    scaled = {
+        name: cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1)
+        for name, stack in stacks.items()
+    }
+    return {
+        name: [round(float(x), 7) for x in (stack @ direction).flatten()]
+        for name, stack in scaled.items()
+    }
+
+
 def integrated(
     model: HookedTransformer,
     clean: Tensor,

@@ -305,6 +305,18 @@ def make_graph() -> None:
     write_json(CAUSAL / "graph.json", document)
 
 
+def make_exchange() -> None:
+    """Direct attribution of another prompt's parts by TransformerLens."""
+    hooked = hooked_gpt2(load(MODELS / "gpt2-odd"))
+    pairs = [
+        graph_scores.exchanged(hooked, torch.tensor([clean]), torch.tensor([corrupt]))
+        for clean, corrupt in graph_scores.PAIRS
+    ]
+    write_json(
+        CAUSAL / "direct_exchange.json", {"source": source(), "exchanged": pairs}
+    )
+
+
 def make_lens() -> None:
     """What each layer would say by TransformerLens; gradients of lenses by torch."""
     stories = json.loads((STORIES / "golden.json").read_text())["greedy_ids"][:9]
@@ -341,6 +353,7 @@ PARTS = {
     "patching": make_patching,
     "metrics": make_metrics,
     "graph": make_graph,
+    "exchange": make_exchange,
     "lens": make_lens,
     "weights": make_weights,
 }

@@ -63,7 +63,7 @@ pub use circuit_file::{from_json as circuit_from_json, to_json as circuit_to_jso
 pub use circuit_measures::{Curve, CurvePoint, Measures, SHARES, curve, measure, random_faithfulness, random_scores};
 pub use circuit_run::{Ablation, CircuitRuns};
 pub use circuit_search::{Found, acdc};
-pub use direct::{Component, DirectScores, direct};
+pub use direct::{Component, DirectExchange, DirectScores, direct, direct_exchange};
 pub use edges::{EdgeMethod, EdgeScores, EdgeSweep, edge_scores};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, estimate};

@@ -134,6 +134,41 @@ fn direct_attribution_equals_transformer_lens() {
     check_direct("stories260k", &Model::open(stories).unwrap(), &pairs, &golden.stories260k_direct);
 }
 
+#[test]
+fn parts_of_another_prompt_contribute_what_transformer_lens_says() {
+    #[derive(Deserialize)]
+    struct Exchanged {
+        exchanged: Vec<Parts>,
+    }
+    #[derive(Deserialize)]
+    struct Parts {
+        heads: Vec<f64>,
+        mlps: Vec<f64>,
+    }
+    let golden: Exchanged = serde_json::from_str(include_str!("goldens/direct_exchange.json")).unwrap();
+    let (_, pairs) = self::golden();
+    let model = model();
+    let found = direct_exchange(&model.decoder, &pairs, go).unwrap();
+    let alone = direct(&model.decoder, &pairs, go).unwrap();
+    for (number, expected) in golden.exchanged.iter().enumerate() {
+        let of = |wanted: &dyn Fn(&Component) -> bool| -> Vec<f64> {
+            let both = found.components.iter().zip(&found.corrupt[number]);
+            both.filter(|(component, _)| wanted(component)).map(|(_, value)| *value).collect()
+        };
+        close("heads", &of(&|component| matches!(component, Component::Head { .. })), &expected.heads);
+        close("MLPs", &of(&|component| matches!(component, Component::Mlp { .. })), &expected.mlps);
+        assert_eq!(found.clean[number], alone.prompts[number][..found.components.len()]);
+    }
+    let net = found.net(0..2);
+    let expected =
+        (0..net.len()).map(|at| (0..2).map(|pair| found.clean[pair][at] - found.corrupt[pair][at]).sum::<f64>() / 2.);
+    close("net", &net, &expected.collect::<Vec<_>>());
+    // A prompt exchanged for itself changes nothing.
+    let same: Vec<Pair> = pairs.iter().map(|pair| Pair { corrupt: pair.clean.clone(), ..pair.clone() }).collect();
+    let same = direct_exchange(&model.decoder, &same, go).unwrap().net(0..2);
+    assert!(same.iter().all(|value| value.abs() < 1e-6), "{same:?}");
+}
+
 /// On models of every family: parts sum to the metric, and what no part writes does not depend on the prompt.
 #[test]
 fn contributions_sum_to_the_metric_and_the_rest_is_of_the_weights_alone() {

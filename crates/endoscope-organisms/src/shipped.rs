@@ -48,11 +48,19 @@ const REDUNDANT: Organism = Organism {
     ),
 };
 
+const MULTIPLE_CHOICE: Organism = Organism {
+    name: "multiple-choice",
+    about: "three layers that answer a question with four options by the letter of the right one",
+    source: Source::Shipped(
+        shipped!("multiple-choice": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION, REDUNDANT].into_iter().chain(constructed).collect()
+    [INDUCTION, REDUNDANT, MULTIPLE_CHOICE].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.

@@ -24,6 +24,7 @@ mod error;
 mod finding;
 mod lab;
 pub mod settings;
+mod shared;
 mod studies;
 mod study;
 

@@ -11,6 +11,7 @@ macro_rules! studies {
 }
 
 studies! {
+    mcq_circuit::McqCircuit,
     talking_heads::TalkingHeads,
 }
 

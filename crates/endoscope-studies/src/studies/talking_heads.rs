@@ -9,21 +9,21 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use endoscope_causal::{accuracy, repeated_tokens};
 use endoscope_models::factored::Factored;
 use endoscope_models::process::{self, Process};
 use endoscope_models::{Decoder, Model};
 use endoscope_net::{AxisName, Capture, Change, Edit, Index, Inputs, Network, Plan};
 use endoscope_report::{ColourScale, Section, Table, labels};
-use endoscope_train::{Recipe, generator};
-use rand::RngExt;
+use endoscope_train::Recipe;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::finding::{Line, Test};
 use crate::lab::Lab;
+use crate::shared::{Head, noise, random_directions};
 use crate::study::{Outcome, Study, Untested};
 
 /// The organism: eight heads a layer, so that there are pairs that do not talk.
@@ -60,19 +60,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self { rows: 64, period: 12, rank: 3, draws: 8, train: true }
-    }
-}
-
-/// A head by its layer and number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Head {
-    layer: usize,
-    head: usize,
-}
-
-impl std::fmt::Display for Head {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.layer, self.head)
     }
 }
 
@@ -385,20 +372,6 @@ fn directions(folded: &Decoder, writer: Head, reader: Head) -> Result<Tensor> {
     let mut order: Vec<u32> = (0..lengths.len() as u32).collect();
     order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
     Ok(directions.index_select(&Tensor::new(order, &Device::Cpu)?, 0)?)
-}
-
-/// Orthonormal directions `[rank, d]`, drawn at random.
-fn random_directions((rank, width): (usize, usize), seed: u64, draw: u64) -> Result<Tensor> {
-    let square = Tensor::eye(rank, DType::F32, &Device::Cpu)?;
-    let drawn = Factored::new(&square, &noise((rank, width), seed, (1 << 32) + draw)?)?;
-    Ok(drawn.svd()?.right.t()?.contiguous()?)
-}
-
-/// Numbers from -1 to 1, the same for the same arguments.
-fn noise((rows, columns): (usize, usize), seed: u64, stream: u64) -> Result<Tensor> {
-    let mut random = generator(seed, stream);
-    let numbers: Vec<f32> = (0..rows * columns).map(|_| random.random_range(-1f32..1.)).collect();
-    Ok(Tensor::from_vec(numbers, (rows, columns), &Device::Cpu)?)
 }
 
 // ---- by edits ----
