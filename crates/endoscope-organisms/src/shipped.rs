@@ -48,11 +48,27 @@ const REDUNDANT: Organism = Organism {
     ),
 };
 
+const TWO_HOP_COT: Organism = Organism {
+    name: "two-hop-cot",
+    about: "four layers that put two facts in a row, writing the entity between before the answer",
+    source: Source::Shipped(
+        shipped!("two-hop-cot": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
+const TWO_HOP_DIRECT: Organism = Organism {
+    name: "two-hop-direct",
+    about: "the same, trained to answer at once: it knows the facts and puts few of them together",
+    source: Source::Shipped(
+        shipped!("two-hop-direct": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION, REDUNDANT].into_iter().chain(constructed).collect()
+    [INDUCTION, REDUNDANT, TWO_HOP_COT, TWO_HOP_DIRECT].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.

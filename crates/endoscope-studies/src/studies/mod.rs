@@ -11,6 +11,7 @@ macro_rules! studies {
 }
 
 studies! {
+    cot_circuit::CotCircuit,
     talking_heads::TalkingHeads,
 }
 
