@@ -3,7 +3,7 @@ transformers.
 
 Questions are drawn at random, so that nothing is needed of the world that the organism
 knows. The lens is the final norm and the unembedding, applied to the embedding and to
-what every block gives; a state is exchanged by a hook on a block.
+what every block gives; a state is exchanged by a hook before a block.
 
 Usage: bench/.venv/bin/python tools/goldens/cot_circuit.py
 """
@@ -65,15 +65,17 @@ def spliced(
     position: int,
     state: torch.Tensor,
 ) -> torch.Tensor:
-    """The logits at the last position when the state after a block is another one."""
+    """The logits at the last position when what a block reads is another state."""
 
-    def change(_: torch.nn.Module, __: object, out: Out) -> Out:
-        changed = hidden(out).clone()
+    def change(
+        _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        changed = inputs[0].clone()
         changed[0, position] = state
-        return changed if isinstance(out, torch.Tensor) else (changed, *out[1:])
+        return (changed, *inputs[1:])
 
-    hook = model.transformer.h[layer].register_forward_hook(change)
-    logits = model(torch.tensor([tokens])).logits[0, -1]
+    hook = model.transformer.h[layer].register_forward_pre_hook(change)
+    logits: torch.Tensor = model(torch.tensor([tokens])).logits[0, -1]
     hook.remove()
     return logits
 
@@ -100,7 +102,7 @@ def question(model: GPT2LMHeadModel, random: torch.Generator) -> dict[str, objec
         "traced": [
             [
                 rank(
-                    spliced(model, clean, layer, position, others[layer + 1][position]),
+                    spliced(model, clean, layer, position, others[layer][position]),
                     target,
                 )
                 for position in range(len(clean))

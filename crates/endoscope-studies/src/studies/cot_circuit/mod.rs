@@ -6,7 +6,7 @@
 //! bridge, more answers would be.
 //!
 //! Two read-outs, both as in the paper: the logit lens at every stream and position, as the mean reciprocal rank of `b` and, once `b` stands
-//! there, of `t`; and causal tracing, where the state after a layer at one position is replaced by that of another question, and the rank of
+//! there, of `t`; and causal tracing, where what a layer reads at one position is replaced by what it reads of another question, and the rank of
 //! the original answer is looked at. The other question is checked against all facts: its answer differs, or, for the control, does not.
 //!
 //! Smaller than the paper's: 80 entities, 960 facts, 4 layers of 96 dims instead of 2000, 40,000, and 8 of 768.
@@ -181,7 +181,7 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
         all(&|f: &Figures| f.traces.iter().filter(wanted).map(of).fold(0., f64::max))
     };
     let any = 0..POSITIONS.len();
-    let below = |positions: std::ops::Range<usize>| move |trace: &Trace| trace.most_displaced(positions.clone(), 1);
+    let deep = |positions: std::ops::Range<usize>| move |trace: &Trace| trace.most_displaced(positions.clone(), 1);
     let anywhere = |positions: std::ops::Range<usize>| move |trace: &Trace| trace.most_displaced(positions.clone(), 0);
     let findings = vec![
         Test {
@@ -240,13 +240,13 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
         )?,
         Test {
             claim: text("A state of a question with another head takes the bridge from its first place."),
-            unit: text("of questions, at the layer below the last and the position where it is most"),
+            unit: text("of questions, at the layer above the first and the position where it is most"),
             effect: Line::AtLeast(0.9),
             control: text("another head with the same bridge, wherever it is most"),
             absent: Line::AtMost(0.05),
         }
         .judge(
-            &traced(&below(any.clone()), Stage::Bridge, &[Change::Head]),
+            &traced(&deep(any.clone()), Stage::Bridge, &[Change::Head]),
             &traced(&anywhere(any), Stage::Bridge, &[Change::SameBridge]),
         )?,
         Test {
@@ -257,7 +257,7 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
             absent: Line::AtMost(0.05),
         }
         .judge(
-            &traced(&below(BRIDGE..BRIDGE + 1), Stage::Target, &[Change::Head, Change::FirstRelation]),
+            &traced(&deep(BRIDGE..BRIDGE + 1), Stage::Target, &[Change::Head, Change::FirstRelation]),
             &traced(&anywhere(FIRST..BRIDGE), Stage::Target, &[Change::Head, Change::FirstRelation]),
         )?,
     ];
@@ -351,7 +351,7 @@ fn tables(outcome: &mut Outcome, figures: &[Figures]) -> Result<()> {
         alternatives: vec!["rank".into()],
         scale: ColourScale::UNIT,
         caption: format!(
-            "States after a layer, exchanged one at a time in the model trained with the bridge, on held-out pairs that it answers rightly in both \
+            "What a layer reads, exchanged at one position in the model trained with the bridge, on held-out pairs that it answers rightly in both \
              forms ({} of them with the first seed, panel by panel).",
             counts.join(", ")
         ),
@@ -382,13 +382,12 @@ mod tests {
     fn claims_fall_where_the_effect_is_taken_away() {
         let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
         let (with, without) = (lab.organism(WITH).unwrap(), lab.organism(WITHOUT).unwrap());
-        let noisy = trainings(&[with.directory.clone(), without.directory.clone()].map(|folder| Recipe::read(folder.join("recipe.toml")).unwrap()), &CotCircuit::smoke(), 1);
-        assert_eq!(noisy.len(), 1);
-        let noisy = lab.trained(&noisy[0]).unwrap();
+        let recipes = [&with, &without].map(|model| Recipe::read(model.directory.join("recipe.toml")).unwrap());
+        let noisy = lab.trained(&trainings(&recipes, &CotCircuit::smoke(), 1)[0]).unwrap();
         let task = task(&with);
-        let measured = |models: [&Model; 3]| -> Vec<Figures> {
-            [1, 2, 3].map(|seed| measure(models, &task, &CotCircuit::smoke(), seed).unwrap()).to_vec()
-        };
+        // All questions that there are: other seeds would ask the same.
+        let config = Config { questions: 1000, ..CotCircuit::smoke() };
+        let measured = |models: [&Model; 3]| vec![measure(models, &task, &config, 1).unwrap(); 3];
         let figures = measured([&with, &without, &noisy]);
         assert_eq!(verdicts(&figures), [Verdict::Shown; 8], "{figures:?}");
         // The model whose bridges were any entity in the place of the one with the bridge: nothing is left.

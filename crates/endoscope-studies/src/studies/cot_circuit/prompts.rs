@@ -236,7 +236,7 @@ fn tables(model: &Model, questions: &[Question], answered: &[Answered], outcome:
         table: "displaced".into(),
         alternatives: vec!["rank".into()],
         scale: ColourScale::UNIT,
-        caption: format!("States after a layer, exchanged one at a time, in {} questions of {length} tokens.", pairs.len()),
+        caption: format!("What a layer reads, exchanged at one position, in {} questions of {length} tokens.", pairs.len()),
     });
     Ok(())
 }

@@ -79,9 +79,9 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The largest share of displaced answers among these positions, at all layers but so many of the last ones.
-    pub fn most_displaced(&self, positions: Range<usize>, last: usize) -> f64 {
-        let layers = self.displaced.iter().take(self.displaced.len().saturating_sub(last));
+    /// The largest share of displaced answers among these positions, from layer `first` on.
+    pub fn most_displaced(&self, positions: Range<usize>, first: usize) -> f64 {
+        let layers = self.displaced.iter().skip(first);
         let cells = layers.flat_map(|layer| layer.iter().enumerate().filter(|(position, _)| positions.contains(position)));
         cells.map(|(_, share)| *share).fold(0., f64::max)
     }
@@ -135,8 +135,8 @@ pub fn trace(
     Ok(Trace { stage, change, cases: pairs.len(), displaced: table(|cell| cell[0]), rank: table(|cell| cell[1]) })
 }
 
-/// For each layer and position, row by row: the share of pairs whose answer is no longer on top, and its mean rank, when the state after
-/// that layer at that position is the corrupt prompt's. All `cells` are 0 where there is no pair.
+/// For each layer and position, row by row: the share of pairs whose answer is no longer on top, and its mean rank, when what that layer
+/// reads at that position is the corrupt prompt's. All `cells` are 0 where there is no pair.
 pub fn splice(model: &Model, pairs: &[Pair], cells: usize) -> Result<Vec<[f64; 2]>> {
     if pairs.is_empty() {
         return Ok(vec![[0.; 2]; cells]);
@@ -144,7 +144,7 @@ pub fn splice(model: &Model, pairs: &[Pair], cells: usize) -> Result<Vec<[f64; 2
     let exchange = Sweep {
         metric: Metric::Rank,
         direction: Direction::Noise,
-        ..Sweep::new("resid_post", [SweepAxis::Layer, SweepAxis::Position])
+        ..Sweep::new("resid_pre", [SweepAxis::Layer, SweepAxis::Position])
     };
     let scores = sweep(&model.decoder, &exchange, pairs, Planner::default(), |_| ControlFlow::Continue(()))?;
     let share = |cell: usize| {
