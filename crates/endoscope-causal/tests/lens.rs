@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use endoscope_causal::Error;
 use endoscope_causal::lens::jacobian::{JacobianSettings, Over, average};
 use endoscope_causal::lens::tuned::{TunedSettings, train};
-use endoscope_causal::lens::{Ask, Kind, Lens, Streams, Translator, losses, read};
+use endoscope_causal::lens::{Ask, Kind, Lens, Streams, Translator, losses, read, reciprocal_ranks};
 use endoscope_models::Model;
 use endoscope_net::{AxisName, Change, Edit, Index, Inputs, Network, Plan};
 
@@ -111,6 +111,34 @@ fn positions_targets_and_the_last_stream() {
         assert_eq!(cell.probability, cell.top[0].probability);
     }
     assert!(whole.cells[0].iter().all(|cell| cell.kl > 0.));
+}
+
+#[test]
+fn reciprocal_ranks_are_the_means_of_the_ranks_read() {
+    let model = tiny("llama-grouped");
+    let prompts = [(vec![1, 7, 3, 4, 9], 6), (vec![2, 2, 5], 11)];
+    let last = Index::Range { start: -2, end: None };
+    let ranks = |prompts: &[(Vec<u32>, u32)], positions: &Index| {
+        reciprocal_ranks(&model.decoder, &Lens::logit(), prompts, positions, Streams::Layers)
+    };
+    let found = ranks(&prompts, &last).unwrap();
+    let readings = prompts.each_ref().map(|(tokens, target)| {
+        let ask = Ask { positions: last.clone(), target: Some(*target), top: 0 };
+        read(&model.decoder, &Lens::logit(), tokens, &ask, Streams::Layers).unwrap()
+    });
+    assert_eq!(found.streams, readings[0].streams);
+    for (stream, means) in found.means.iter().enumerate() {
+        for (position, mean) in means.iter().enumerate() {
+            let places = readings.each_ref().map(|reading| 1. / (reading.cells[stream][position].rank + 1) as f64);
+            assert!((mean - (places[0] + places[1]) / 2.).abs() < 1e-12);
+        }
+    }
+    for (prompts, positions, part) in
+        [(&prompts[..], Index::All, "has 3 of the positions asked for, another 5"), (&prompts[..0], last, "no prompt")]
+    {
+        let error = ranks(prompts, &positions).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub use readout::{Ask, Candidate, Cell, Loss, Reading, losses, read};
+pub use readout::{Ask, Candidate, Cell, Loss, Reading, ReciprocalRanks, losses, read, reciprocal_ranks};
 pub use rows::{repeated_rows, split};
 
 /// What a lens maps by.

@@ -136,6 +136,43 @@ pub fn read(network: &dyn Resume, lens: &Lens, tokens: &[u32], ask: &Ask, stream
     Ok(Reading { streams: names, positions, targets, cells })
 }
 
+/// At which place a lens has a token, over prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReciprocalRanks {
+    /// The streams by full name, in the order of the mathematics; the last one is the network's own word.
+    pub streams: Vec<String>,
+    /// `[stream][position]`: the mean over prompts of 1 / place, where the place on top is 1; so 1 = always on top.
+    pub means: Vec<Vec<f64>>,
+}
+
+/// The mean reciprocal rank of each prompt's target, stream by stream, at `positions`, of which every prompt must have the same number.
+/// The final norm is applied to every stream, the last included, which the network itself reads through it too. `streams` as for [`read`].
+pub fn reciprocal_ranks(
+    network: &dyn Resume,
+    lens: &Lens,
+    prompts: &[(Vec<u32>, u32)],
+    positions: &Index,
+    streams: Streams,
+) -> Result<ReciprocalRanks> {
+    let mut sums: Option<ReciprocalRanks> = None;
+    for (tokens, target) in prompts {
+        let ask = Ask { positions: positions.clone(), target: Some(*target), top: 0 };
+        let Reading { streams, cells, positions, .. } = read(network, lens, tokens, &ask, streams)?;
+        let zeros = vec![vec![0.; positions.len()]; streams.len()];
+        let sums = sums.get_or_insert(ReciprocalRanks { streams, means: zeros });
+        for (sums, cells) in sums.means.iter_mut().zip(&cells) {
+            if sums.len() != cells.len() {
+                let (here, before) = (cells.len(), sums.len());
+                return Err(Error::Lens(format!("one prompt has {here} of the positions asked for, another {before}")));
+            }
+            sums.iter_mut().zip(cells).for_each(|(sum, cell)| *sum += 1. / (cell.rank + 1) as f64);
+        }
+    }
+    let Some(mut ranks) = sums else { return Err(Error::Lens("there is no prompt to read".into())) };
+    ranks.means.iter_mut().flatten().for_each(|mean| *mean /= prompts.len() as f64);
+    Ok(ranks)
+}
+
 /// Which positions an index stands for in a prompt of `length` tokens; at least one.
 fn positions(network: &dyn Network, index: &Index, length: usize) -> Result<Vec<usize>> {
     let plan = Plan::default().outputs_at(index.clone());

@@ -193,7 +193,13 @@ impl TwoHopFacts {
         (self.facts[first], self.facts[second])
     }
 
-    fn prompt(&self, head: usize, relations: &[usize]) -> Vec<u32> {
+    /// The token of an entity.
+    pub fn entity(&self, entity: usize) -> u32 {
+        self.entity.token(entity)
+    }
+
+    /// What is asked of an entity, by one relation or by two in a row: `<bos> h r` or `<bos> h r1 r2`.
+    pub fn prompt(&self, head: usize, relations: &[usize]) -> Vec<u32> {
         let relations = relations.iter().map(|&relation| self.relation.token(relation));
         [BOS, self.entity.token(head)].into_iter().chain(relations).collect()
     }

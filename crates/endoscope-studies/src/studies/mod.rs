@@ -12,6 +12,7 @@ macro_rules! studies {
 
 studies! {
     mcq_circuit::McqCircuit,
+    cot_circuit::CotCircuit,
     talking_heads::TalkingHeads,
 }
 
