@@ -48,11 +48,19 @@ const REDUNDANT: Organism = Organism {
     ),
 };
 
+const SORTING: Organism = Organism {
+    name: "sorting-hinted",
+    about: "two layers without positions that sort lists of numbers, and name the number after another in sorted order",
+    source: Source::Shipped(
+        shipped!("sorting-hinted": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION, REDUNDANT].into_iter().chain(constructed).collect()
+    [INDUCTION, REDUNDANT, SORTING].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.

@@ -12,6 +12,7 @@ macro_rules! studies {
 
 studies! {
     talking_heads::TalkingHeads,
+    task_hinting::TaskHinting,
 }
 
 // What a new study starts from must compile, run and fail its control.
