@@ -47,7 +47,7 @@ struct Arm {
 }
 
 /// The hint comes first, then what it is compared with.
-const ARMS: [Arm; 5] = [
+static ARMS: [Arm; 5] = [
     Arm { name: "successor", hint: "successor", updates: 1. },
     Arm { name: "alone", hint: "none", updates: 1. },
     Arm { name: "random", hint: "random", updates: 1. },
@@ -157,7 +157,7 @@ impl Study for TaskHinting {
                 );
                 return Err(Error::Unsuitable { reason });
             }
-            return outcome(lab, config, &[("the model", figures)]);
+            return outcome(config, &[("the model", figures)]);
         }
         let base = Recipe::read(lab.organism(ORGANISM)?.directory.join("recipe.toml"))?;
         let recipes = lab.seeds().iter().flat_map(|&seed| ARMS.iter().map(move |arm| (arm, seed)));
@@ -169,7 +169,7 @@ impl Study for TaskHinting {
         })?;
         let arms = ARMS.iter().enumerate();
         let arms = arms.map(|(at, arm)| (arm.name, figures.iter().map(|seed| seed[at].clone()).collect()));
-        outcome(lab, config, &arms.collect::<Vec<_>>())
+        outcome(config, &arms.collect::<Vec<Named<'_>>>())
     }
 }
 
@@ -331,7 +331,7 @@ fn looks(decoder: &Decoder, exam: &Exam) -> Result<Vec<[f64; 2]>> {
 /// Models that were measured alike: a name, and the figures of each seed.
 type Named<'a> = (&'a str, Vec<Figures>);
 
-fn outcome(lab: &Lab<'_>, config: &Config, arms: &[Named<'_>]) -> Result<Outcome> {
+fn outcome(config: &Config, arms: &[Named<'_>]) -> Result<Outcome> {
     let figure = |arm: usize, of: &dyn Fn(&Figures) -> f64| arms[arm].1.iter().map(of).collect::<Vec<f64>>();
     let far = config.far;
     let mut findings = Vec::new();
@@ -533,7 +533,7 @@ mod tests {
     }
 
     fn verdicts(arms: &[Named<'_>]) -> Vec<Verdict> {
-        let outcome = outcome(&lab(), &config(), arms).unwrap();
+        let outcome = outcome(&config(), arms).unwrap();
         outcome.findings.iter().map(Finding::verdict).collect()
     }
 
