@@ -36,6 +36,7 @@ mod estimate;
 mod graph;
 mod heads;
 mod knockout;
+pub mod length;
 pub mod lens;
 mod looks;
 mod metric;

@@ -14,6 +14,7 @@ studies! {
     mcq_circuit::McqCircuit,
     cot_circuit::CotCircuit,
     talking_heads::TalkingHeads,
+    task_hinting::TaskHinting,
 }
 
 // What a new study starts from must compile, run and fail its control.
