@@ -48,11 +48,19 @@ const REDUNDANT: Organism = Organism {
     ),
 };
 
+const MODULAR_ADDITION: Organism = Organism {
+    name: "modular-addition",
+    about: "one layer that adds modulo 59: numbers lie on circles of six frequencies, learned long after the sums were known by heart",
+    source: Source::Shipped(
+        shipped!("modular-addition": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION, REDUNDANT].into_iter().chain(constructed).collect()
+    [INDUCTION, REDUNDANT, MODULAR_ADDITION].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.

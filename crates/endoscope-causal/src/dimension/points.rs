@@ -119,6 +119,23 @@ impl Points {
         }
         Self::new(&Tensor::cat(&blocks, 0)?)
     }
+
+    /// As many points in independent directions, each as likely as any other, and each as long as one of these: noise without any
+    /// structure, whose dimension says only what the estimator makes of so many points in so many dimensions.
+    pub fn isotropic(&self, seed: u64) -> Result<Self> {
+        let length = |point: &[f64]| point.iter().map(|value| value * value).sum::<f64>().sqrt();
+        // A stream for each point, as above.
+        let noise = |(number, point): (usize, &[f32])| {
+            let mut generator = ChaCha8Rng::seed_from_u64(seed);
+            generator.set_stream(number as u64);
+            let direction: Vec<f64> = point.iter().map(|_| normal(&mut generator)).collect();
+            let own: Vec<f64> = point.iter().map(|&value| f64::from(value)).collect();
+            let scale = length(&own) / length(&direction);
+            direction.into_iter().map(move |value| (value * scale) as f32)
+        };
+        let values: Vec<f32> = self.values.chunks(self.dim).enumerate().flat_map(noise).collect();
+        Self::new(&Tensor::from_vec(values, (self.count(), self.dim), &Device::Cpu)?)
+    }
 }
 
 fn log_ratios(points: &[f32], dim: usize) -> Result<Vec<f64>> {

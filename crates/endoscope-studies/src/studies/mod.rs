@@ -11,6 +11,7 @@ macro_rules! studies {
 }
 
 studies! {
+    local_intrinsic_dimension::LocalIntrinsicDimension,
     talking_heads::TalkingHeads,
 }
 
