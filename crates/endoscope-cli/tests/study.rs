@@ -81,6 +81,17 @@ fn a_run_writes_its_report_and_keeps_its_steps() {
             .iter()
             .any(|file| file["path"] == "organisms/induction-redundant/model.safetensors")
     );
+    let table = text(endoscope().args(["study", "table"]).arg(&out));
+    let rows: Vec<&str> = table.lines().collect();
+    let claims = report["claims"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 + claims.len(), "{table}");
+    for (row, claim) in rows[2..].iter().zip(claims) {
+        assert!(row.contains(claim["statement"].as_str().unwrap()) && row.matches(" | ").count() == 6, "{row}");
+    }
+    assert!(rows[2].contains("25. Talking heads") && rows[2].ends_with("s (smoke) |"), "{}", rows[2]);
+    let data = document(endoscope().args(["study", "table", "--json"]).arg(&out));
+    assert_eq!((&data[0]["claims"], &data[0]["slug"]), (&report["claims"], &"talking-heads".into()));
+    refused(endoscope().args(["study", "table", "nowhere"]), &["nowhere", "run directory"]);
     let kept = names(&folder.path().join("runs/cache"));
     assert!(!kept.is_empty());
     assert_eq!(run("second"), report, "from kept steps, bit for bit");

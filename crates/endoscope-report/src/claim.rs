@@ -13,6 +13,9 @@ pub struct Claim {
     pub measured: Measured,
     /// What was measured where the effect must be absent.
     pub control: Control,
+    /// What the paper measured, in its own setting, if the claim is a paper's and its figure is known first-hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paper: Option<String>,
     /// What follows.
     pub verdict: Verdict,
 }
@@ -25,7 +28,12 @@ impl Claim {
         control: impl Into<String>,
         verdict: Verdict,
     ) -> Result<Claim> {
-        Ok(Claim { statement: statement.into(), measured, control: Control::new(control)?, verdict })
+        Ok(Claim { statement: statement.into(), measured, control: Control::new(control)?, paper: None, verdict })
+    }
+
+    /// Beside the figure that its paper has.
+    pub fn beside(self, paper: Option<String>) -> Claim {
+        Claim { paper, ..self }
     }
 }
 

@@ -106,10 +106,12 @@ fn render_claim(claim: &Claim) -> String {
     };
     let [statement, measured, control] =
         [&claim.statement, &claim.measured.to_string(), claim.control.as_str()].map(escaped);
+    let paper = claim.paper.as_ref().map(|paper| format!("<dt>Paper</dt><dd>{}</dd>", escaped(paper)));
     format!(
         "<li class=\"{class}\">\n<span class=\"verdict\">{}</span>\n<p>{statement}</p>\n\
-         <dl><dt>Measured</dt><dd>{measured}</dd><dt>Control</dt><dd>{control}</dd></dl>\n</li>\n",
-        text::capitalised(&claim.verdict.to_string())
+         <dl><dt>Measured</dt><dd>{measured}</dd><dt>Control</dt><dd>{control}</dd>{}</dl>\n</li>\n",
+        text::capitalised(&claim.verdict.to_string()),
+        paper.unwrap_or_default()
     )
 }
 

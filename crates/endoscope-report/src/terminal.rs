@@ -146,7 +146,7 @@ fn render_claim(claim: &Claim, style: &TerminalStyle, out: &mut Vec<String>) {
         }
     }
     let parts = [("measured: ", claim.measured.to_string()), ("control:  ", claim.control.as_str().to_owned())];
-    for (name, body) in parts {
+    for (name, body) in parts.into_iter().chain(claim.paper.clone().map(|paper| ("paper:    ", paper))) {
         let lines = wrap(&safe(&body), style.width.saturating_sub(4 + name.len()));
         for (index, line) in lines.iter().enumerate() {
             let margin = if index == 0 { name } else { "          " };

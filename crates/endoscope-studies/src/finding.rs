@@ -81,6 +81,7 @@ pub struct Finding {
     controls: Vec<f64>,
     effect: Seeds,
     control: Seeds,
+    paper: Option<String>,
     verdict: Verdict,
 }
 
@@ -119,11 +120,17 @@ impl Test {
             (Side::Surely, Side::Surely) => Verdict::Shown,
             _ => Verdict::Partly,
         };
-        Ok(Finding { test: self, effects: effects.to_vec(), controls: controls.to_vec(), effect, control, verdict })
+        let (effects, controls) = (effects.to_vec(), controls.to_vec());
+        Ok(Finding { test: self, effects, controls, effect, control, paper: None, verdict })
     }
 }
 
 impl Finding {
+    /// Beside what the paper measured for this claim in its own setting: only what was read in the paper or in its authors' code.
+    pub fn paper(self, figure: impl Into<String>) -> Self {
+        Self { paper: Some(figure.into()), ..self }
+    }
+
     /// How it was tested.
     pub fn test(&self) -> &Test {
         &self.test
@@ -157,7 +164,8 @@ impl Finding {
             interval: Some([of.low, of.high]),
         };
         let control = format!("{}: {}", self.test.control, number(self.control));
-        Ok(Claim::new(self.test.claim.clone(), number(self.effect), control, self.verdict)?)
+        let claim = Claim::new(self.test.claim.clone(), number(self.effect), control, self.verdict)?;
+        Ok(claim.beside(self.paper.clone()))
     }
 
     /// The rule by which it was judged, in words.
@@ -202,6 +210,12 @@ mod tests {
         let finding =
             test(Line::AtLeast(0.3), Line::AtMost(0.1)).judge(&[0.5, 0.51, 0.52], &[0.01, 0.02, 0.03]).unwrap();
         let claim = finding.claim().unwrap();
+        assert_eq!(claim.paper, None);
+        let beside = finding.clone().paper("over 20 points");
+        assert_eq!(
+            (beside.verdict(), beside.claim().unwrap().paper.as_deref()),
+            (Verdict::Shown, Some("over 20 points"))
+        );
         assert!(claim.measured.to_string().starts_with("0.510 logits ("), "{}", claim.measured);
         assert!(claim.control.as_str().starts_with("random heads: 0.02"), "{}", claim.control.as_str());
         assert!(finding.rule().contains("at least 0.3") && finding.rule().contains("at most 0.1"));

@@ -3,6 +3,7 @@
 mod list;
 mod run;
 mod show;
+mod table;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -23,6 +24,8 @@ enum StudyCommand {
     Show(show::Show),
     /// Runs a study and writes its report.
     Run(run::Run),
+    /// What the studies of these run directories gave, claim by claim, as a table in Markdown.
+    Table(table::TableOfRuns),
 }
 
 impl StudyVerb {
@@ -31,6 +34,7 @@ impl StudyVerb {
             StudyCommand::List(list) => list.run(output),
             StudyCommand::Show(show) => show.run(output),
             StudyCommand::Run(run) => run.run(output),
+            StudyCommand::Table(table) => table.run(output),
         }
     }
 }
