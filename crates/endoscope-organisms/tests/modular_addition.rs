@@ -37,10 +37,8 @@ fn measure(decoder: &Decoder, embedding: &[Vec<f32>], task: &ModularAddition) ->
     let outputs = decoder.run(&inputs, &Plan::default().outputs_at(Index::At(-1))).unwrap().outputs;
     let logits = outputs.squeeze(1).unwrap().to_vec2::<f32>().unwrap();
     // [pair][number]
-    let mut logits: Vec<Vec<f64>> = logits
-        .iter()
-        .map(|logits| numbers.iter().map(|&token| f64::from(logits[token as usize])).collect())
-        .collect();
+    let mut logits: Vec<Vec<f64>> =
+        logits.iter().map(|logits| numbers.iter().map(|&token| f64::from(logits[token as usize])).collect()).collect();
     let best = |pair: usize| (0..P).max_by(|&a, &b| logits[pair][a].total_cmp(&logits[pair][b])).unwrap();
     let held_out: Vec<(usize, usize)> = task.operands(TEST).collect();
     assert_eq!(held_out.len(), 2089);
@@ -103,14 +101,10 @@ fn it_adds_by_waves_of_six_frequencies_and_a_model_before_training_does_not() {
     let file = directory().join("model.safetensors");
     let tensors = candle_core::safetensors::load(file, &candle_core::Device::Cpu).unwrap();
     let embedding = |tensor: &candle_core::Tensor| tensor.to_vec2::<f32>().unwrap();
-    let trained = measure(
-        &Model::open(directory()).unwrap().decoder,
-        &embedding(&tensors["transformer.wte.weight"]),
-        &task,
-    );
+    let trained =
+        measure(&Model::open(directory()).unwrap().decoder, &embedding(&tensors["transformer.wte.weight"]), &task);
     let (decoder, parameters) = initial_model(&recipe, task.words().len()).unwrap();
-    let untrained =
-        measure(&decoder, &embedding(parameters.variables["transformer.wte.weight"].as_tensor()), &task);
+    let untrained = measure(&decoder, &embedding(parameters.variables["transformer.wte.weight"].as_tensor()), &task);
     let explained = |found: &Found| FREQUENCIES.iter().map(|frequency| found.logits[frequency - 1]).sum::<f64>();
     let strongest = |found: &Found| found.embedding[..6].iter().map(|(_, share)| share).sum::<f64>();
     for (name, found) in [("trained", &trained), ("untrained", &untrained)] {

@@ -141,3 +141,19 @@ impl Points {
 fn log_ratios(points: &[f32], dim: usize) -> Result<Vec<f64>> {
     each_nearest(points, dim, 2, |near| Ok((near[1].squared_distance / near[0].squared_distance).ln() / 2.))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn isotropic_noise_is_as_long_as_the_points() {
+        let values = Tensor::new(&[[3f32, 4., 0.], [0., 0., -2.], [0., 0., 0.], [1., 2., 2.]], &Device::Cpu).unwrap();
+        let noise = Points::new(&values).unwrap().isotropic(7).unwrap();
+        let norm = |point: &[f32]| point.iter().map(|value| value * value).sum::<f32>().sqrt();
+        for (point, expected) in noise.values.chunks(3).zip([5., 2., 0., 3.]) {
+            assert!((norm(point) - expected).abs() < 1e-5, "{point:?}");
+        }
+        assert_ne!(noise.values[..3], [3., 4., 0.]);
+    }
+}

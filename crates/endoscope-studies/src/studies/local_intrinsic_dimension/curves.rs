@@ -2,8 +2,7 @@
 
 use endoscope_models::Decoder;
 use endoscope_organisms::{TRAIN, Task};
-use endoscope_train::{Recipe, Series, SeriesEntry, generator, initial_model};
-use rand::seq::SliceRandom;
+use endoscope_train::{Recipe, Series, SeriesEntry, initial_model};
 use serde::{Deserialize, Serialize};
 
 use super::Config;
@@ -18,8 +17,6 @@ pub(super) const TRAINED: usize = 0;
 pub(super) const HELD_OUT: usize = 1;
 /// The accuracy past which a split counts as known.
 const HALF: f64 = 0.5;
-/// Over how many random orders of the checkpoints a control is averaged.
-const ORDERS: u64 = 200;
 
 /// A model at a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,7 +54,7 @@ pub(super) fn curve(
     let task = endoscope_organisms::task(&recipe.task.name, &recipe.task.parameters)?;
     let [train, held_out] = [tokens(&*task, TRAIN, config, mirrors, seed)?, tokens(&*task, TEST, config, mirrors, seed)?];
     let series = Series::open(&trained.directory)?;
-    let moment = |entry: &SeriesEntry| {
+    let moment = |entry: &SeriesEntry| -> Result<Moment> {
         let model = series.model(entry.step)?;
         let [(loss, accuracy, points), (test_loss, test_accuracy, test_points)] =
             [train.scored(&model.decoder)?, held_out.scored(&model.decoder)?];
@@ -107,11 +104,6 @@ impl Curve {
         self.moments.iter().map(number).collect()
     }
 
-    /// The dimension of the held-out points, smoothed.
-    pub fn dimension(&self, config: &Config) -> Vec<f64> {
-        smoothed(&self.of(|moment| moment.dimension[HELD_OUT]), config.window)
-    }
-
     /// From which checkpoint on half of a split is answered rightly; how many there are if that never happens.
     pub fn known(&self, split: usize) -> usize {
         self.moments.iter().position(|moment| moment.accuracy[split] >= HALF).unwrap_or(self.moments.len())
@@ -122,40 +114,30 @@ impl Curve {
         self.moments.get(at).or(self.moments.last()).map_or(0., |moment| moment.step as f64)
     }
 
-    /// The smoothed dimension of the held-out points from the checkpoint on where half of the trained rows are known: before it the weights
-    /// are those of the start and little is seen but them.
-    pub fn memorised<'a>(&self, smoothed: &'a [f64]) -> (usize, &'a [f64]) {
-        let from = self.known(TRAINED).min(smoothed.len().saturating_sub(2));
-        (from, &smoothed[from..])
-    }
-
-    /// By how many steps the largest drop comes before half of the held-out rows are known; below 0 if after.
-    pub fn lead(&self, config: &Config) -> f64 {
-        let smoothed = self.dimension(config);
-        let (from, values) = self.memorised(&smoothed);
-        self.ahead(from + largest_drop(values))
-    }
-
-    /// The same where the checkpoints, from where the trained rows are known on, are in a random order: the mean over orders.
-    pub fn lead_by_chance(&self, config: &Config, seed: u64) -> f64 {
+    /// The dimension of the held-out points, smoothed, from the checkpoint on where half of the trained rows are known (before it
+    /// the weights are those of the start and little is seen but them), and up to another, which with all after it is not seen.
+    fn memorised(&self, before: usize, config: &Config) -> Vec<f64> {
         let own = self.of(|moment| moment.dimension[HELD_OUT]);
-        let (from, values) = self.memorised(&own);
-        let lead = |order: u64| {
-            let mut values = values.to_vec();
-            values.shuffle(&mut generator(seed, order));
-            self.ahead(from + largest_drop(&smoothed(&values, config.window)))
-        };
-        (0..ORDERS).map(lead).sum::<f64>() / ORDERS as f64
+        let own = &own[..before.min(own.len())];
+        smoothed(own, config.window).split_off(self.known(TRAINED).min(own.len()))
     }
 
-    fn ahead(&self, at: usize) -> f64 {
-        self.step(self.known(HELD_OUT)) - self.step(at)
+    /// The largest fall of that up to a checkpoint, as a share of its peak.
+    pub fn fall_before(&self, checkpoint: usize, config: &Config) -> f64 {
+        fall(&self.memorised(checkpoint, config))
     }
 
-    /// How much further the dimensions of the two splits are apart, as a share of the trained one's, at the end than where the held-out loss is lowest.
+    /// By how many steps its largest drop comes before half of the held-out rows are known; below 0 if after.
+    pub fn lead(&self, config: &Config) -> f64 {
+        let drop = self.known(TRAINED) + largest_drop(&self.memorised(self.moments.len(), config));
+        self.step(self.known(HELD_OUT)) - self.step(drop)
+    }
+
+    /// How much further the dimensions of the two splits are apart, as a share of the trained one's, at the end than where the
+    /// held-out loss is lowest.
     pub fn widening(&self, config: &Config) -> f64 {
-        let gap = |moment: &Moment| (moment.dimension[HELD_OUT] - moment.dimension[TRAINED]) / moment.dimension[TRAINED];
-        let gaps = smoothed(&self.moments.iter().map(gap).collect::<Vec<_>>(), config.window);
+        let gap = |moment: &Moment| moment.dimension[HELD_OUT] / moment.dimension[TRAINED] - 1.;
+        let gaps = smoothed(&self.of(gap), config.window);
         let end = gaps.last().copied().unwrap_or(0.);
         end.abs() - gaps.get(self.best()).copied().unwrap_or(0.).abs()
     }

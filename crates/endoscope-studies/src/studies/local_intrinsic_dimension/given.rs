@@ -1,6 +1,6 @@
 //! A model that the user named: the dimension of each of its layers.
 
-use endoscope_causal::dimension::{TwoNn, measure};
+use endoscope_causal::dimension::{Points, TwoNn, measure};
 use endoscope_causal::lens::repeated_rows;
 use endoscope_causal::statistics::Resampling;
 use endoscope_models::{Bos, Model};
@@ -19,6 +19,8 @@ use crate::study::Outcome;
 
 /// How many tokens a row has, at most.
 const LENGTH: usize = 64;
+/// How many rows are read at least.
+const FEWEST: usize = 16;
 /// How often rows are drawn again for an interval.
 const RESAMPLES: usize = 500;
 
@@ -91,7 +93,7 @@ fn layers(model: &Model, config: &Config, seed: u64) -> Result<Vec<Layer>> {
     let tokens = Tokens::new(rows(model, config, seed)?, Mirrors::Apart, config, seed)?;
     let resampling = Resampling { resamples: RESAMPLES, seed, ..Resampling::default() };
     let none = || Error::Unsuitable { reason: "around no point its neighbours have a dimension".into() };
-    let layer = |points| {
+    let layer = |points: Points| -> Result<Layer> {
         let found = measure(&points, &tokens.rows(), &TwoNn::default(), Some(config.neighbours), &resampling)?;
         let mean = found.local.ok_or_else(none)?.mean;
         // Streams of one seed are the same noise.
@@ -110,15 +112,15 @@ fn rows(model: &Model, config: &Config, seed: u64) -> Result<Vec<Row>> {
     if length < prefix.len() + 4 {
         return Err(Error::Unsuitable { reason: format!("its context of {length} tokens leaves no room for rows") });
     }
-    // Twice as many as are needed if no two tokens come after the same ones.
-    let count = 2 * config.points.div_ceil(length - prefix.len() - 2);
+    // Twice as many as are needed if no two tokens come after the same ones; and not so few that they cannot be drawn again.
+    let count = (2 * config.points.div_ceil(length - prefix.len() - 2)).max(FEWEST);
     let mut rows = match config.text.is_empty() {
         true => repeated_rows(model.spec().vocabulary as u32, &prefix, length, count, seed),
         false => {
             let io = |source| Error::Io { doing: "read the text", path: config.text.clone(), source };
             let text = std::fs::read_to_string(&config.text).map_err(io)?;
             let ids = model.tokenizer()?.encode(&text, Bos::Omit)?.ids;
-            let row = |ids: &[u32]| [&prefix, ids].concat();
+            let row = |ids: &[u32]| [prefix.as_slice(), ids].concat();
             ids.chunks_exact(length - prefix.len()).map(row).collect()
         }
     };

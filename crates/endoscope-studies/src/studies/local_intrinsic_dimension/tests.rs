@@ -24,7 +24,7 @@ fn training(understood: bool, dimension: impl Fn(f64) -> [f64; 2]) -> Curve {
 /// What the claims say.
 fn as_claimed(seed: u64) -> Measured {
     let wave = |step: f64| (step + seed as f64).sin() / 10.;
-    let falls = |step: f64| [10. - 8. * (step / 800.).min(1.) + wave(step); 2];
+    let falls = |step: f64| [if step < 600. { 10. } else { 3. } - step / 1000. + wave(step) / 10.; 2];
     let stays = |step: f64| [10. + wave(step); 2];
     let apart = |step: f64| [10. + wave(step), 10. - 3. * step / 1500.];
     let other = |step: f64| [10., 10. + wave(step)];
@@ -42,7 +42,7 @@ fn as_claimed(seed: u64) -> Measured {
 fn verdicts(change: impl Fn(&mut Measured)) -> Vec<Verdict> {
     let mut measured = SEEDS.map(as_claimed);
     measured.iter_mut().for_each(change);
-    let findings = findings(&SEEDS, &LocalIntrinsicDimension::smoke(), &measured).unwrap();
+    let findings = findings(&LocalIntrinsicDimension::smoke(), &measured).unwrap();
     findings.iter().map(Finding::verdict).collect()
 }
 
@@ -67,7 +67,7 @@ fn claims_fall_where_the_effect_is_taken_away() {
     assert_eq!(verdicts(late)[2], NotShown);
     // A control that falls as well.
     assert_eq!(verdicts(|measured| measured.shuffled = measured.sums.clone())[0], NotShown);
-    assert_eq!(verdicts(|measured| measured.controls.noise = measured.sums.dimension(&Config::default()))[1], NotShown);
+    assert_eq!(verdicts(|measured| measured.controls.noise = measured.sums.of(|moment| moment.dimension[HELD_OUT]))[1], NotShown);
     // Splits that stay together.
     assert_eq!(verdicts(|measured| measured.paths = measured.ample.clone())[5], NotShown);
 }
@@ -81,6 +81,8 @@ fn what_is_read_from_a_curve() {
     assert_eq!(fall(&[1., 2., 3.]), 0.);
     let curve = as_claimed(1).sums;
     assert_eq!((curve.known(TRAINED), curve.known(HELD_OUT)), (2, 17));
+    assert!((curve.lead(&Config::default()) - 250.).abs() <= 50.);
+    assert!(curve.fall_before(12, &Config::default()) < 0.1 && curve.fall_before(17, &Config::default()) > 0.7);
     assert_eq!(curve.best(), 20);
 }
 
