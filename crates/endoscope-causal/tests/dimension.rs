@@ -110,6 +110,27 @@ fn known_manifolds_have_their_dimension() {
 }
 
 #[test]
+fn noise_has_the_norms_of_the_points_and_no_structure() {
+    // A circle in ten dimensions, twice as far out on one side.
+    let circle: Vec<Vec<f64>> = normals(600, 2, 5)
+        .into_iter()
+        .map(|point| {
+            let scale = if point[0] > 0. { 2. } else { 1. } / point[0].hypot(point[1]);
+            (0..10).map(|at| if at < 2 { point[at] * scale } else { 0. }).collect()
+        })
+        .collect();
+    let points = Points::new(&tensor(&circle)).unwrap();
+    let noise = points.isotropic(1).unwrap();
+    let dimension = |points: &Points| TwoNn::default().estimate(&points.log_ratios().unwrap()).unwrap();
+    assert!((dimension(&points) - 1.).abs() < 0.2, "{}", dimension(&points));
+    // On two spheres of nine dimensions; with so few points it finds somewhat fewer.
+    assert!((6.5..10.).contains(&dimension(&noise)), "{}", dimension(&noise));
+    assert_eq!(noise.count(), 600);
+    assert_eq!(dimension(&noise), dimension(&points.isotropic(1).unwrap()), "the same seed is the same noise");
+    assert_ne!(dimension(&noise), dimension(&points.isotropic(2).unwrap()));
+}
+
+#[test]
 fn turning_stretching_and_moving_changes_nothing() {
     let points = normals(200, 6, 4);
     // A rotation by all pairs of axes, a scale and a shift.

@@ -53,6 +53,7 @@ fn write_inputs(directory: &Path) {
         },
         "words": {"kind": "probe", "data": "words.jsonl"},
         "norms": {"kind": "norms", "tensors": ["q_proj"]},
+        "filled": {"kind": "dimension", "rows": 20, "positions": "2..", "neighbours": 8},
     });
     write("battery.json", battery.to_string());
 }
@@ -170,6 +171,25 @@ fn a_battery_gives_at_each_step_what_each_verb_gives_on_that_step() {
         weight.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|&x| f64::from(x).powi(2)).sum();
     assert!(close(column(&report, &format!("norms norm, {name}"))[1], squares.sqrt()));
 
+    // The rows of the task, as `organisms` draws them; control and estimate are of the verb.
+    let keys = toml::from_str("words = 8\nshortest = 3\nlongest = 6").unwrap();
+    let task = endoscope_organisms::task("repeated_sequences", &keys).unwrap();
+    let rows: Vec<Vec<u32>> = (0..20).map(|row| task.row("train", 1, row).unwrap().tokens).collect();
+    fs::write(path.join("rows.json"), json!(rows).to_string()).unwrap();
+    let rows = ["--token-rows", "rows.json", "--positions", "2..", "--neighbours", "8", "--seed", "1"];
+    verb(&[&["dimension", "ten", "--out", "filled"], &rows[..]].concat());
+    let filled = read_json(&path.join("filled/dimensions.json"));
+    for layer in 0..2 {
+        for (figure, pointer) in [
+            ("dimension", "/found/linear/estimate"),
+            ("local dimension", "/found/local/mean/estimate"),
+            ("local dimension of Gaussian points", "/control/local/mean/estimate"),
+        ] {
+            let found = column(&report, &format!("filled {figure}, layer {layer}"))[1];
+            assert!(close(found, filled[layer].pointer(pointer).unwrap().as_f64().unwrap()), "{figure}: {found:?}");
+        }
+    }
+
     // A cell that there is not is missing, and it is said why.
     assert_eq!(column(&report, "patching score, layer 7 position 0"), [None, None, None]);
     let story = report["sections"].to_string();
@@ -187,29 +207,29 @@ fn what_was_measured_is_not_measured_again() {
         (measured(&printed).to_string(), read_json(&path.join(out).join("report.json")))
     };
     let (first, report) = again("battery.json", "one");
-    assert!(first.starts_with("15 of 15 "), "{first}");
+    assert!(first.starts_with("18 of 18 "), "{first}");
     let (second, same) = again("battery.json", "two");
-    assert!(second.starts_with("0 of 15 ") && same == report, "{second}");
+    assert!(second.starts_with("0 of 18 ") && same == report, "{second}");
     // A kill in the middle of a line: that line alone is measured again.
     let folder = path.join("small/series/measured");
     let files = names(&folder);
-    assert_eq!(files.len(), 5);
+    assert_eq!(files.len(), 6);
     let bytes = fs::read(folder.join(&files[0])).unwrap();
     fs::write(folder.join(&files[0]), &bytes[..bytes.len() - 9]).unwrap();
     let (third, same) = again("battery.json", "three");
-    assert!(third.starts_with("1 of 15 ") && same == report, "{third}");
-    assert!(again("battery.json", "four").0.starts_with("0 of 15 "));
+    assert!(third.starts_with("1 of 18 ") && same == report, "{third}");
+    assert!(again("battery.json", "four").0.starts_with("0 of 18 "));
     // Another measure is made; those before are kept, whatever their names.
     let mut battery = read_json(&path.join("battery.json"));
     let norms = battery.as_object_mut().unwrap().remove("norms").unwrap();
     battery["lengths"] = norms;
     battery["all"] = json!({"kind": "norms"});
     fs::write(path.join("more.json"), battery.to_string()).unwrap();
-    assert!(again("more.json", "five").0.starts_with("3 of 18 "));
+    assert!(again("more.json", "five").0.starts_with("3 of 21 "));
     // Other prompts are another measure.
     let pairs = fs::read_to_string(path.join("pairs.json")).unwrap();
     fs::write(path.join("pairs.json"), pairs.replace("ja", "la")).unwrap();
-    assert!(again("battery.json", "six").0.starts_with("3 of 15 "));
+    assert!(again("battery.json", "six").0.starts_with("3 of 18 "));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use endoscope_models::weights_file;
+use endoscope_models::{Model, weights_file};
 use safetensors::View;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -141,6 +141,15 @@ impl Series {
             }
         }
         Ok(tensors)
+    }
+
+    /// The model of a step, opened.
+    pub fn model(&self, step: u64) -> Result<Model> {
+        let fail = |error: std::io::Error| Error::write(&std::env::temp_dir(), error);
+        let folder = tempfile::tempdir().map_err(fail)?;
+        let path = folder.path().join("model");
+        self.export(step, &path)?;
+        Ok(Model::open(&path)?)
     }
 
     /// Writes the model of a step as a Hugging Face directory `out`, which must not exist.

@@ -119,8 +119,41 @@ impl Points {
         }
         Self::new(&Tensor::cat(&blocks, 0)?)
     }
+
+    /// As many points in independent directions, each as likely as any other, and each as long as one of these: noise without any
+    /// structure, whose dimension says only what the estimator makes of so many points in so many dimensions.
+    pub fn isotropic(&self, seed: u64) -> Result<Self> {
+        let length = |point: &[f64]| point.iter().map(|value| value * value).sum::<f64>().sqrt();
+        // A stream for each point, as above.
+        let noise = |(number, point): (usize, &[f32])| {
+            let mut generator = ChaCha8Rng::seed_from_u64(seed);
+            generator.set_stream(number as u64);
+            let direction: Vec<f64> = point.iter().map(|_| normal(&mut generator)).collect();
+            let own: Vec<f64> = point.iter().map(|&value| f64::from(value)).collect();
+            let scale = length(&own) / length(&direction);
+            direction.into_iter().map(move |value| (value * scale) as f32)
+        };
+        let values: Vec<f32> = self.values.chunks(self.dim).enumerate().flat_map(noise).collect();
+        Self::new(&Tensor::from_vec(values, (self.count(), self.dim), &Device::Cpu)?)
+    }
 }
 
 fn log_ratios(points: &[f32], dim: usize) -> Result<Vec<f64>> {
     each_nearest(points, dim, 2, |near| Ok((near[1].squared_distance / near[0].squared_distance).ln() / 2.))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn isotropic_noise_is_as_long_as_the_points() {
+        let values = Tensor::new(&[[3f32, 4., 0.], [0., 0., -2.], [0., 0., 0.], [1., 2., 2.]], &Device::Cpu).unwrap();
+        let noise = Points::new(&values).unwrap().isotropic(7).unwrap();
+        let norm = |point: &[f32]| point.iter().map(|value| value * value).sum::<f32>().sqrt();
+        for (point, expected) in noise.values.chunks(3).zip([5., 2., 0., 3.]) {
+            assert!((norm(point) - expected).abs() < 1e-5, "{point:?}");
+        }
+        assert_ne!(noise.values[..3], [3., 4., 0.]);
+    }
 }

@@ -13,6 +13,7 @@ macro_rules! studies {
 studies! {
     mcq_circuit::McqCircuit,
     cot_circuit::CotCircuit,
+    local_intrinsic_dimension::LocalIntrinsicDimension,
     talking_heads::TalkingHeads,
     task_hinting::TaskHinting,
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use endoscope_causal::Sweep;
+use endoscope_causal::dimension::{DimensionSites, TwoNn};
 use endoscope_causal::probe::{Features, Intercept, Probe, ProbeKind, ProbeOver, Split};
+use endoscope_net::Index;
 use endoscope_report::HashedFile;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -37,6 +39,8 @@ pub enum Measure {
     Sweep(Patching),
     /// What a linear probe reads.
     Probe(Probing),
+    /// How many dimensions activations fill, on rows of the recipe's task.
+    Dimension(Dimensions),
     /// The lengths of weights.
     Norms(Norms),
 }
@@ -123,6 +127,46 @@ fn five_folds() -> Split {
     Split::Folds { count: 5, seed: 0 }
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dimensions {
+    /// Rows of each split.
+    pub rows: u64,
+    /// The splits of the task; all if there are none.
+    pub splits: Vec<String>,
+    /// Where rows, and which of their positions are points, come from; the recipe's own seed if absent.
+    pub seed: Option<u64>,
+    /// As in the plan.json of `endoscope dimension`.
+    pub site: String,
+    pub positions: Index,
+    pub points: usize,
+    pub neighbours: Option<usize>,
+    pub two_nn: TwoNn,
+}
+
+impl Default for Dimensions {
+    fn default() -> Self {
+        Self {
+            rows: 256,
+            splits: Vec::new(),
+            seed: None,
+            site: resid_post(),
+            positions: Index::All,
+            points: 1000,
+            neighbours: Some(32),
+            two_nn: TwoNn::default(),
+        }
+    }
+}
+
+impl Dimensions {
+    /// What is measured on rows.
+    pub fn asked(&self) -> DimensionSites {
+        let Self { site, positions, points, neighbours, two_nn, .. } = self.clone();
+        DimensionSites { site, positions, points, two_nn, neighbours }
+    }
+}
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Norms {
@@ -159,7 +203,7 @@ impl Battery {
                     probing.data = base.join(&probing.data);
                     files.push(HashedFile::read("data", &probing.data).with_context(place)?);
                 }
-                Measure::Task(_) | Measure::Heads(_) | Measure::Norms(_) => {}
+                Measure::Task(_) | Measure::Heads(_) | Measure::Dimension(_) | Measure::Norms(_) => {}
             }
             let hashes = files.iter().map(|file| file.sha256.clone()).collect();
             battery.files.extend(files);
@@ -177,7 +221,7 @@ impl Named {
         for path in ["prompts", "data"] {
             measure.as_object_mut().map(|measure| measure.remove(path));
         }
-        let recipe = matches!(self.measure, Measure::Task(_)).then_some(recipe);
+        let recipe = matches!(self.measure, Measure::Task(_) | Measure::Dimension(_)).then_some(recipe);
         let all = json!([env!("CARGO_PKG_VERSION"), measure, self.files, recipe]);
         Ok(HashedFile::of("measure", "", all.to_string().as_bytes()).sha256)
     }
@@ -203,6 +247,7 @@ impl Measure {
     fn check(&self) -> Result<()> {
         match self {
             Self::Task(task) if task.rows == 0 || task.batches == 0 => bail!("no rows leave nothing to measure"),
+            Self::Dimension(dimensions) if dimensions.rows == 0 => bail!("no rows leave nothing to measure"),
             Self::Heads(heads) if heads.rows == 0 || heads.looks.is_empty() => bail!("nothing is looked at"),
             Self::Sweep(Patching { cells: Some(cells), .. }) if cells.is_empty() => bail!("no cell is named"),
             Self::Sweep(Patching { cells: Some(cells), sweep, .. }) => {
@@ -238,6 +283,7 @@ mod tests {
             (r#"{"a": {"kind": "tsak"}}"#, "unknown variant `tsak`"),
             (r#"{"a": {"kind": "task", "row": 3}}"#, "unknown field `row`"),
             (r#"{"a": {"kind": "task", "rows": 0}}"#, "measure `a`"),
+            (r#"{"a": {"kind": "dimension", "rows": 0}}"#, "measure `a`"),
             (r#"{"a b": {"kind": "task"}}"#, "letters"),
             (r#"{"Battery": {"kind": "task"}}"#, "taken"),
             (r#"{"a": {"kind": "task"}, "A": {"kind": "norms"}}"#, "upper and lower"),
@@ -260,6 +306,8 @@ mod tests {
         assert_eq!(task, hash(r#"{"other": {"kind": "task", "rows": 32}}"#, "one"));
         assert_ne!(task, hash(r#"{"a": {"kind": "task", "rows": 31}}"#, "one"));
         assert_ne!(task, hash(r#"{"a": {"kind": "task"}}"#, "two"));
+        let dimension = r#"{"a": {"kind": "dimension"}}"#;
+        assert_ne!(hash(dimension, "one"), hash(dimension, "two"));
         let norms = r#"{"a": {"kind": "norms"}}"#;
         assert_eq!(hash(norms, "one"), hash(norms, "two"));
     }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
+use endoscope_causal::dimension::{SiteDimension, dimension_sites};
 use endoscope_causal::probe::{ControlTypes, ProbeKind, ProbeScores, ProbeSites, probe_sites};
 use endoscope_causal::statistics::{Bootstrap, Resampling};
 use endoscope_causal::{Pairs, Planner, head_looks, repeated_tokens, sweep};
@@ -14,7 +15,7 @@ use endoscope_organisms::Task;
 use endoscope_train::{Recipe, answered, cross_entropy};
 use serde::{Deserialize, Serialize};
 
-use super::battery::{Heads, Measure, Norms, OnTask, Patching, Probing};
+use super::battery::{Dimensions, Heads, Measure, Norms, OnTask, Patching, Probing};
 use crate::commands::heads::plain_vocabulary;
 use crate::commands::probe::data::{Data, Wanted};
 use crate::input::{self, BosArguments, ModelEncoder};
@@ -62,6 +63,7 @@ impl Measure {
             Self::Heads(heads) => heads.of(checkpoint.model),
             Self::Sweep(patching) => patching.of(checkpoint.model),
             Self::Probe(probing) => probing.of(checkpoint.model),
+            Self::Dimension(dimensions) => dimensions.of(checkpoint),
             Self::Norms(norms) => norms.of(checkpoint.tensors),
         }
     }
@@ -173,8 +175,7 @@ impl Probing {
             split: self.split,
             control_types: ControlTypes::Rows,
         };
-        // Only the estimates are used.
-        let resampling = Resampling { resamples: 1, method: Bootstrap::Percentile, ..Resampling::default() };
+        let resampling = estimates_only(0);
         let watch = |_| ControlFlow::Continue(());
         let probed = probe_sites(&model.decoder, &asked, &data.rows, &data.labels, &resampling, watch)?;
         let score = |scores: &ProbeScores| match wanted {
@@ -190,6 +191,39 @@ impl Probing {
                 let scores = if of == 0 { &probed.scores } else { &probed.shuffled };
                 Number::or(&figure, line, score(scores), "these examples have no such score")
             }));
+        }
+        Ok(numbers)
+    }
+}
+
+/// Where nothing but the estimates is used.
+fn estimates_only(seed: u64) -> Resampling {
+    Resampling { resamples: 1, method: Bootstrap::Percentile, seed, ..Resampling::default() }
+}
+
+impl Dimensions {
+    fn of(&self, checkpoint: &Checkpoint) -> Result<Vec<Number>> {
+        let Checkpoint { recipe, model, .. } = checkpoint;
+        let task = endoscope_organisms::task(&recipe.task.name, &recipe.task.parameters)?;
+        let seed = self.seed.unwrap_or(recipe.training.seed);
+        let all: Vec<String> = task.splits().iter().map(|split| split.to_string()).collect();
+        let splits = if self.splits.is_empty() { &all } else { &self.splits };
+        let several = splits.len() > 1;
+        let mut numbers = Vec::new();
+        for split in splits {
+            let row = |number| Ok(task.row(split, seed, number)?.tokens);
+            let rows = (0..self.rows).map(row).collect::<Result<Vec<_>>>()?;
+            let watch = |_| ControlFlow::Continue(());
+            let found = dimension_sites(&model.decoder, &self.asked(), &rows, &estimates_only(seed), watch)?;
+            for SiteDimension { site, layer, found, control, .. } in found {
+                let layer = layer.map_or(site, |layer| format!("layer {layer}"));
+                let line = if several { format!("{layer}, {split}") } else { layer };
+                numbers.push(Number::new("dimension", line.clone(), found.linear.estimate));
+                for (figure, of) in [("local dimension", found), ("local dimension of Gaussian points", control)] {
+                    let local = of.local.map(|local| local.mean.estimate);
+                    numbers.extend(local.map(|local| Number::new(figure, line.clone(), local)));
+                }
+            }
         }
         Ok(numbers)
     }

@@ -138,6 +138,11 @@ fn meaning(measure: &Measure, figure: &str) -> (&'static str, &'static str) {
         (Measure::Probe(_), "accuracy") => ("share", "share of examples, held out, whose class the probe gives"),
         (Measure::Probe(_), "r2") => ("R²", "share of the variance of labels, held out, that the probe explains"),
         (Measure::Probe(_), _) => ("score", "control: the same with shuffled labels"),
+        (Measure::Dimension(_), "dimension") => ("dimensions", "TwoNN of all points: how many dimensions they fill"),
+        (Measure::Dimension(_), "local dimension") => ("dimensions", "mean over points of TwoNN on their neighbours"),
+        (Measure::Dimension(_), _) => {
+            ("dimensions", "the same of Gaussian points with their covariance: what is linear about them, and no more")
+        }
         (Measure::Norms(_), _) => ("length", "Euclidean length of all numbers of a weight"),
     }
 }
