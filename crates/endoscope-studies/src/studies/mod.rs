@@ -11,6 +11,7 @@ macro_rules! studies {
 }
 
 studies! {
+    entity_tracking::EntityTracking,
     talking_heads::TalkingHeads,
 }
 

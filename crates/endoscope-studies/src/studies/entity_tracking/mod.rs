@@ -1,0 +1,534 @@
+//! Fine-tuning enhances existing mechanisms: entity tracking (arXiv 2402.14811).
+//!
+//! A model says which object lies in a named box. Which heads do that is found by path patching, group by group from the logits back; what
+//! each group carries, by masks over its heads that are trained so that the answer is the one which follows if the group carries the object,
+//! the label or the position of the box (DCM); and where a fine-tuned twin is better, by putting its groups into the base model (CMAP).
+//!
+//! Other than in the paper: a head belongs to a group in a whole region of the prompt, not at single tokens; heads are scored by the
+//! difference of two objects' logits, not by one logit; and the groups are those of the paper by what reads them, not by what they attend to.
+
+mod circuit;
+mod prompts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use endoscope_causal::{Aligned, Alignment, Find, Gate, Graph, Intervention, Objective, Pair, Triple, align};
+use endoscope_models::{Decoder, Model};
+use endoscope_net::{AxisName, Captured, Index, Plan, Selection};
+use endoscope_report::{ColourScale, Section, Table, labels};
+use endoscope_train::Parameters;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::finding::{Finding, Line, Test};
+use crate::lab::{Lab, LabModel};
+use crate::study::{Outcome, Study, Untested};
+use circuit::{Choice, Group, Member, Node, discover, nodes, others, take};
+use prompts::{Asked, Hypothesis, Prompts, Scene};
+
+/// The organism, and what became of it by fine-tuning.
+const BASE: &str = "boxes";
+const TWIN: &str = "boxes-tuned";
+/// Twice as good as naming any of the objects: less is no tracking.
+const BETTER_THAN_CHANCE: f64 = 2.;
+/// Numbers of scenes, so that nothing is measured on what it was found on.
+const FOR_PATHS: u64 = 0;
+const FOR_MEANS: u64 = 1 << 20;
+const FOR_MASKS: u64 = 2 << 20;
+const FOR_TESTS: u64 = 3 << 20;
+
+/// The study.
+pub struct EntityTracking;
+
+/// How the circuit is looked for and tested.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many boxes a prompt has.
+    #[schemars(range(min = 3, max = 26))]
+    boxes: usize,
+    /// How many pairs of prompts paths are patched between.
+    #[schemars(range(min = 1, max = 1024))]
+    pairs: usize,
+    /// How many prompts the means and the accuracies are taken over, each.
+    #[schemars(range(min = 8, max = 4096))]
+    prompts: usize,
+    /// How many pairs masks are trained on and tested with.
+    #[schemars(range(min = 8, max = 4096))]
+    masked: usize,
+    /// How many steps a mask is trained for.
+    #[schemars(range(min = 1, max = 2000))]
+    steps: usize,
+    /// What one head of a mask costs, in logits.
+    #[schemars(range(min = 0., max = 10.))]
+    penalty: f64,
+    /// The least share of the logit difference that a head of the circuit must move.
+    #[schemars(range(min = 0.001, max = 1.))]
+    least: f64,
+    /// The most heads of one group.
+    #[schemars(range(min = 1, max = 64))]
+    most: usize,
+    /// The largest share of all heads that the circuit may have.
+    #[schemars(range(min = 0.01, max = 1.))]
+    share: f64,
+    /// Over how many draws the control with random heads is averaged.
+    #[schemars(range(min = 1, max = 64))]
+    draws: usize,
+    /// With --model: the directory of its fine-tuned twin. Without one nothing is said of fine-tuning.
+    twin: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            boxes: 5,
+            pairs: 64,
+            prompts: 512,
+            masked: 256,
+            steps: 150,
+            penalty: 0.05,
+            least: 0.02,
+            most: 6,
+            share: 0.4,
+            draws: 16,
+            twin: String::new(),
+        }
+    }
+}
+
+/// What is measured with one seed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Figures {
+    members: Vec<Member>,
+    /// How many heads the circuit has, of how many.
+    heads: usize,
+    of: usize,
+    /// Accuracy of the model, of the circuit alone, and of as many random heads.
+    whole: f64,
+    alone: f64,
+    random: f64,
+    /// Accuracy of what the same search finds in a model that was not trained.
+    untrained: f64,
+    /// For each group, accuracy of the circuit and of the model without it.
+    without: Vec<(Group, [f64; 2])>,
+    /// For each member, the accuracy that the circuit loses without it.
+    minimal: Vec<f64>,
+    carried: Vec<Carried>,
+    twin: Option<OfTwin>,
+}
+
+/// What the masks say of one group and hypothesis.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Carried {
+    group: Group,
+    hypothesis: Hypothesis,
+    /// The share of unseen pairs that are answered as the hypothesis says, with the rounded mask, and how many heads it has.
+    accuracy: f64,
+    heads: usize,
+    /// The same of a mask trained where each prompt has another's source.
+    shuffled: f64,
+}
+
+/// What the fine-tuned twin says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OfTwin {
+    whole: f64,
+    /// The base's circuit alone, in the twin; and as many random heads.
+    alone: f64,
+    random: f64,
+    /// For each group, the share of the gap that it closes when taken from the twin, and from a model that was not trained.
+    recovered: Vec<(Group, [f64; 2])>,
+}
+
+impl Study for EntityTracking {
+    const SLUG: &'static str = "entity-tracking";
+    const SEEDS: &'static [u64] = &[11, 12, 13];
+    const UNTESTED: &'static [Untested] = &[
+        Untested {
+            claim: "Fine-tuning on arithmetic improves entity tracking in a language model of billions of weights.",
+            why: "The twin here was fine-tuned on boxes; nothing that was learned elsewhere is shown to carry over.",
+        },
+        Untested {
+            claim: "The same holds for other trainings of the same model.",
+            why: "One base and one twin ship; the seeds draw prompts, so the intervals are over prompts, not over trainings.",
+        },
+    ];
+    type Config = Config;
+
+    fn smoke() -> Config {
+        Config { pairs: 4, prompts: 64, masked: 48, steps: 20, draws: 2, ..Config::default() }
+    }
+
+    fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
+        let base = lab.model(BASE)?;
+        let twin = match (lab.is_given_a_model(), config.twin.as_str()) {
+            (false, _) => Some(lab.organism(TWIN)?),
+            (true, "") => None,
+            (true, path) => Some(lab.opened(path)?),
+        };
+        let twin: Option<&Model> = twin.as_ref().map(|twin: &LabModel<'_>| &**twin);
+        let figures = lab.each_seed("measuring", config, |seed| measure(&base, twin, config, seed))?;
+        outcome(config, &figures)
+    }
+}
+
+/// Everything of one seed.
+fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64) -> Result<Figures> {
+    let prompts = Prompts::new(model, config.boxes)?;
+    let draw = |first: u64, count: usize| prompts.draw(seed, first, count);
+    let scenes = draw(FOR_TESTS, config.prompts)?;
+    let bench = Bench::new(&model.decoder, &draw(FOR_MEANS, config.prompts)?, &scenes)?;
+    let whole = bench.tests.accuracy(bench.network, &Plan::default())?;
+    let chance = 1. / config.boxes as f64;
+    if whole < BETTER_THAN_CHANCE * chance {
+        return Err(Error::Unsuitable {
+            reason: format!(
+                "of {} boxes it names the object in {whole:.3} of the prompts; chance is {chance:.3}, and at least twice that is needed to \
+                 ask how it does it",
+                config.boxes
+            ),
+        });
+    }
+    let choice = Choice { least: config.least, most: config.most, share: config.share };
+    let pairs: Vec<Pair> = draw(FOR_PATHS, config.pairs)?.into_iter().map(|scene| scene.pair).collect();
+    let members = discover(bench.network, &pairs, choice)?;
+    let circuit = nodes(&members);
+    let without = |group: Group| -> Result<(Group, [f64; 2])> {
+        let of_group = nodes(members.iter().filter(|member| member.group == group));
+        let rest: BTreeSet<Node> = circuit.difference(&of_group).copied().collect();
+        Ok((group, [bench.alone(&rest)?, bench.ablated(|node| of_group.contains(node))?]))
+    };
+    let alone = bench.alone(&circuit)?;
+    let minimal = circuit_without_each(&members, &circuit, |rest| Ok(alone - bench.alone(rest)?))?;
+    let untrained = untrained(model, seed)?;
+    let of_untrained = {
+        let bench = Bench { network: &untrained, ..Bench::new(&untrained, &draw(FOR_MEANS, config.prompts)?, &scenes)? };
+        bench.alone(&nodes(&discover(&untrained, &pairs, choice)?))?
+    };
+    Ok(Figures {
+        heads: members.iter().map(|member| (member.layer, member.head)).collect::<BTreeSet<_>>().len(),
+        of: bench.graph.layers * bench.graph.heads,
+        whole,
+        alone,
+        random: bench.random(&circuit, config, seed)?,
+        untrained: of_untrained,
+        without: Group::ALL.into_iter().map(without).collect::<Result<_>>()?,
+        minimal,
+        carried: carried(&bench, &draw(FOR_MASKS, config.masked)?, &members, config, seed)?,
+        twin: match twin {
+            Some(twin) => Some(of_twin(&bench, &prompts, twin, &untrained, &members, config, seed)?),
+            None => None,
+        },
+        members,
+    })
+}
+
+fn circuit_without_each(
+    members: &[Member],
+    circuit: &BTreeSet<Node>,
+    lost: impl Fn(&BTreeSet<Node>) -> Result<f64>,
+) -> Result<Vec<f64>> {
+    let without = |member: &Member| {
+        let mut rest = circuit.clone();
+        rest.remove(&member.node());
+        lost(&rest)
+    };
+    members.iter().map(without).collect()
+}
+
+/// A model of the same architecture with random weights.
+fn untrained(model: &Model, seed: u64) -> Result<Decoder> {
+    let spec = model.spec().clone();
+    let mut parameters = Parameters::new(seed, 0.02, spec.layers);
+    let weights = model.family.weights(&spec, &mut parameters)?;
+    Ok(Decoder::new(spec, weights)?)
+}
+
+/// A model, what its heads write on average, and the prompts that it is tested on.
+struct Bench<'a> {
+    network: &'a Decoder,
+    graph: Graph,
+    means: Captured,
+    tests: Asked,
+}
+
+impl<'a> Bench<'a> {
+    fn new(network: &'a Decoder, means: &[Scene], tests: &[Scene]) -> Result<Self> {
+        use endoscope_net::Network;
+        Ok(Self {
+            network,
+            graph: Graph::new(network.sites())?,
+            means: Asked::new(means)?.mean_written(network)?,
+            tests: Asked::new(tests)?,
+        })
+    }
+
+    /// Accuracy where the heads that are chosen write what they write on average.
+    fn ablated(&self, chosen: impl Fn(&Node) -> bool) -> Result<f64> {
+        self.tests.accuracy(self.network, &take(&self.graph, &self.means, self.tests.length, chosen)?)
+    }
+
+    /// Accuracy of a circuit: every other head is ablated.
+    fn alone(&self, circuit: &BTreeSet<Node>) -> Result<f64> {
+        self.ablated(|node| !circuit.contains(node))
+    }
+
+    /// The same of as many random heads, mean over draws.
+    fn random(&self, circuit: &BTreeSet<Node>, config: &Config, seed: u64) -> Result<f64> {
+        let draws = 0..config.draws as u64;
+        let each = draws.map(|draw| self.alone(&others(circuit, &self.graph, seed, draw)));
+        Ok(each.sum::<Result<f64>>()? / config.draws as f64)
+    }
+}
+
+/// What each group carries, by masks over its heads (DCM; Prakash et al. 2024, section 5, after Davies et al. 2023), on pairs of which the
+/// model answers both prompts rightly.
+fn carried(bench: &Bench<'_>, scenes: &[Scene], members: &[Member], config: &Config, seed: u64) -> Result<Vec<Carried>> {
+    let swapped: Vec<Scene> = scenes.iter().map(Scene::swapped).collect();
+    let [here, there] = [scenes, &swapped].map(|scenes| Asked::new(scenes)?.right(bench.network, &Plan::default()));
+    let (here, there) = (here?, there?);
+    let known: Vec<&Scene> =
+        scenes.iter().zip(here.iter().zip(&there)).filter(|(_, (here, there))| **here && **there).map(|(scene, _)| scene).collect();
+    let mut carried = Vec::new();
+    for group in Group::ALL {
+        let mut heads: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+        for member in members.iter().filter(|member| member.group == group) {
+            heads.entry(member.layer).or_default().push(member.head as i64);
+        }
+        for hypothesis in Hypothesis::ALL {
+            let nothing = Carried { group, hypothesis, accuracy: 0., heads: 0, shuffled: 0. };
+            // Two at least, so that one can be held out; a group without heads carries nothing.
+            carried.push(match heads.is_empty() || known.len() < 2 {
+                true => nothing,
+                false => {
+                    let aligned = masked(bench.network, &known, &heads, group, hypothesis, (config, seed))?;
+                    let accuracy = |intervention| aligned.accuracy(intervention).unwrap_or(0.);
+                    Carried {
+                        accuracy: accuracy(Intervention::Found),
+                        heads: aligned.sites.iter().map(|site| site.size()).sum(),
+                        shuffled: accuracy(Intervention::ShuffledSources),
+                        ..nothing
+                    }
+                }
+            });
+        }
+    }
+    Ok(carried)
+}
+
+/// The mask over the heads of a group that makes the answer what a hypothesis says.
+fn masked(
+    network: &Decoder,
+    scenes: &[&Scene],
+    heads: &BTreeMap<usize, Vec<i64>>,
+    group: Group,
+    hypothesis: Hypothesis,
+    (config, seed): (&Config, u64),
+) -> Result<Aligned> {
+    let triple = |scene: &&Scene| Triple {
+        base: scene.pair.clean.clone(),
+        source: scene.pair.corrupt.clone(),
+        answers: vec![scene.wanted[hypothesis as usize]],
+        wrong_answers: Vec::new(),
+        desideratum: hypothesis.name().into(),
+        weight: 1.,
+    };
+    let layers = heads.keys().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let alignment = Alignment {
+        select: Selection::default().with(AxisName::Position, group.region().index()),
+        heads: heads.iter().map(|(&layer, heads)| (layer, Index::List(heads.clone()))).collect(),
+        objective: Objective::Logit,
+        penalty: config.penalty,
+        steps: config.steps,
+        seed,
+        random_controls: 0,
+        ..Alignment::new(format!("blocks.{{{layers}}}.attn.hook_z"), Find::Heads { gate: Gate::Clamp })
+    };
+    let triples: Vec<Triple> = scenes.iter().map(triple).collect();
+    Ok(align(network, &alignment, &triples, |_| ControlFlow::Continue(()))?)
+}
+
+/// The base's circuit in the twin, and the twin's groups in the base (CMAP; Prakash et al. 2024, section 6).
+fn of_twin(
+    bench: &Bench<'_>,
+    prompts: &Prompts<'_>,
+    twin: &Model,
+    untrained: &Decoder,
+    members: &[Member],
+    config: &Config,
+    seed: u64,
+) -> Result<OfTwin> {
+    let scenes = prompts.draw(seed, FOR_TESTS, config.prompts)?;
+    let own = Prompts::new(twin, config.boxes)?;
+    let sizes = |decoder: &Decoder| (decoder.spec.layers, decoder.spec.heads, decoder.spec.d_head, decoder.spec.vocabulary);
+    if own.draw(seed, FOR_TESTS, config.prompts)? != scenes || sizes(&twin.decoder) != sizes(bench.network) {
+        return Err(Error::Unsuitable {
+            reason: "the twin is not of the same shape and tokens, so that heads of one are not heads of the other".into(),
+        });
+    }
+    let of_twin = Bench::new(&twin.decoder, &prompts.draw(seed, FOR_MEANS, config.prompts)?, &scenes)?;
+    let base = bench.tests.accuracy(bench.network, &Plan::default())?;
+    let whole = of_twin.tests.accuracy(&twin.decoder, &Plan::default())?;
+    let circuit = nodes(members);
+    let sources = [bench.tests.written(&twin.decoder)?, bench.tests.written(untrained)?];
+    let recovered = |group: Group| -> Result<(Group, [f64; 2])> {
+        let of_group = nodes(members.iter().filter(|member| member.group == group));
+        let gain = |sources: &Captured| -> Result<f64> {
+            let plan = take(&bench.graph, sources, bench.tests.length, |node| of_group.contains(node))?;
+            Ok((bench.tests.accuracy(bench.network, &plan)? - base) / (whole - base).max(f64::EPSILON))
+        };
+        Ok((group, [gain(&sources[0])?, gain(&sources[1])?]))
+    };
+    if whole <= base {
+        return Err(Error::Unsuitable {
+            reason: format!("the twin answers {whole:.3} of the prompts and the base {base:.3}, so there is no gain to be found"),
+        });
+    }
+    Ok(OfTwin {
+        whole,
+        alone: of_twin.alone(&circuit)?,
+        random: of_twin.random(&circuit, config, seed)?,
+        recovered: Group::ALL.into_iter().map(recovered).collect::<Result<_>>()?,
+    })
+}
+
+fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
+    let all = |of: &dyn Fn(&Figures) -> f64| figures.iter().map(of).collect::<Vec<f64>>();
+    let percent = 100. * config.share;
+    let carries = |f: &Figures, hypothesis: Hypothesis, of: fn(&Carried) -> f64| {
+        let those = f.carried.iter().filter(|each| each.group == Group::PositionTransmitter && each.hypothesis == hypothesis);
+        those.map(of).fold(0., f64::max)
+    };
+    let position = all(&|f| carries(f, Hypothesis::Position, |each| each.accuracy));
+    let mut findings = vec![
+        Test {
+            claim: format!("A circuit of at most {percent} % of the heads answers as well as the whole model, on prompts that it was not found on."),
+            unit: "of the model's accuracy".into(),
+            effect: Line::AtLeast(0.9),
+            control: "as many random heads of each layer".into(),
+            absent: Line::AtMost(0.4),
+        }
+        .judge(&all(&|f| f.alone / f.whole), &all(&|f| f.random / f.whole))?,
+        Test {
+            claim: "What the search finds answers the question by itself.".into(),
+            unit: "of prompts".into(),
+            effect: Line::AtLeast(0.5),
+            control: "what the same search finds in a model that was not trained".into(),
+            absent: Line::AtMost(0.1),
+        }
+        .judge(&all(&|f| f.alone), &all(&|f| f.untrained))?,
+        Test {
+            claim: "The position transmitters carry the position of the box, and neither its object nor its label.".into(),
+            unit: "of pairs answered as the hypothesis says".into(),
+            effect: Line::AtLeast(0.8),
+            control: "the better of the hypotheses object and label".into(),
+            absent: Line::AtMost(0.4),
+        }
+        .judge(&position, &all(&|f| {
+            [Hypothesis::Object, Hypothesis::Label].map(|other| carries(f, other, |each| each.accuracy)).into_iter().fold(0., f64::max)
+        }))?,
+        Test {
+            claim: "The mask finds that because of what the other prompt says.".into(),
+            unit: "of pairs answered as the hypothesis says".into(),
+            effect: Line::AtLeast(0.8),
+            control: "a mask trained where each prompt has the source of another".into(),
+            absent: Line::AtMost(0.4),
+        }
+        .judge(&position, &all(&|f| carries(f, Hypothesis::Position, |each| each.shuffled)))?,
+    ];
+    findings.extend(of_fine_tuning(figures)?);
+    let names = |f: &Figures| f.members.iter().map(|member| format!("{}.{}", member.layer, member.head)).collect::<Vec<_>>().join(", ");
+    let summary = format!(
+        "Path patching from the logits back, group by group, found with the seeds in order the circuits of the heads (layer.head) {}. All other heads \
+         were then replaced by what they write on average at their position, over prompts of {} boxes.",
+        figures.iter().map(names).collect::<Vec<_>>().join("; "),
+        config.boxes
+    );
+    let mut outcome = Outcome { summary, findings, ..Outcome::default() };
+    tables(figures, &mut outcome)?;
+    Ok(outcome)
+}
+
+/// The claims that need the twin; none without it.
+fn of_fine_tuning(figures: &[Figures]) -> Result<Vec<Finding>> {
+    let twins: Option<Vec<&OfTwin>> = figures.iter().map(|f| f.twin.as_ref()).collect();
+    let Some(twins) = twins else { return Ok(Vec::new()) };
+    let with = |of: fn(&Figures, &OfTwin) -> f64| figures.iter().zip(&twins).map(|(f, twin)| of(f, twin)).collect::<Vec<f64>>();
+    // The group that closes the most of the gap, and what its place does when it comes from elsewhere.
+    let best = |which: usize| {
+        let of = |twin: &&OfTwin| {
+            let best = twin.recovered.iter().max_by(|a, b| a.1[0].total_cmp(&b.1[0]));
+            best.map_or(0., |(_, gains)| gains[which])
+        };
+        twins.iter().map(of).collect::<Vec<f64>>()
+    };
+    Ok(vec![
+        Test {
+            claim: "The base model's circuit alone, in the fine-tuned model, is at least as good as the whole base model.".into(),
+            unit: "of accuracy above the whole base model's".into(),
+            effect: Line::AtLeast(0.),
+            control: "as many random heads of each layer, in the fine-tuned model".into(),
+            absent: Line::AtMost(-0.2),
+        }
+        .judge(&with(|f, twin| twin.alone - f.whole), &with(|f, twin| twin.random - f.whole))?,
+        Test {
+            claim: "One group, taken from the fine-tuned model into the base model, closes half of the gap between them.".into(),
+            unit: "of the gap closed".into(),
+            effect: Line::AtLeast(0.5),
+            control: "the same group of a model that was not trained".into(),
+            absent: Line::AtMost(0.1),
+        }
+        .judge(&best(0), &best(1))?,
+    ])
+}
+
+/// What else the reader should see, of the first seed.
+fn tables(figures: &[Figures], outcome: &mut Outcome) -> Result<()> {
+    let Some(first) = figures.first() else { return Ok(()) };
+    let groups = || labels(Group::ALL.map(Group::name));
+    let mut add = |name: &str, table: Table, heading: &str, caption: &str, scale: Option<ColourScale>| {
+        outcome.tables.insert(name.into(), table);
+        let (heading, table, caption) = (Some(heading.to_string()), name.to_string(), caption.to_string());
+        outcome.sections.push(match scale {
+            Some(scale) => Section::HeatMap { heading, table, alternatives: vec![], scale, caption },
+            None => Section::Table { heading, table, caption },
+        });
+    };
+    if !first.members.is_empty() {
+        let name = |member: &Member| format!("{}.{} {}", member.layer, member.head, member.group.name());
+        let axes = [("head", labels(first.members.iter().map(name))), ("figure", labels(["effect", "cost"]))];
+        let values = first.members.iter().zip(&first.minimal).flat_map(|(member, &cost)| [member.effect, cost]).collect();
+        let table = Table::new("the circuit's heads: effect of the direct path, and accuracy that the circuit loses without the head", axes, values)?;
+        let caption = format!("{} of {} heads, with the first seed. The whole model answers {:.3} of the prompts, the circuit alone {:.3}, as many random heads {:.3}.", first.heads, first.of, first.whole, first.alone, first.random);
+        add("circuit", table, "The circuit", &caption, None);
+    }
+    let axes = [("group", groups()), ("accuracy", labels(["circuit without", "model without"]))];
+    let values = first.without.iter().flat_map(|(_, both)| *both).collect();
+    let table = Table::new("accuracy without a group, of the circuit and of the model", axes, values)?;
+    add("completeness", table, "Without each group", "A circuit is complete if the two are alike. First seed.", None);
+    let axes = [
+        ("group", groups()),
+        ("hypothesis", labels(Hypothesis::ALL.map(Hypothesis::name))),
+        ("figure", labels(["accuracy", "heads", "shuffled"])),
+    ];
+    let mean = |of: &dyn Fn(&Carried) -> f64, at: usize| figures.iter().map(|f| of(&f.carried[at])).sum::<f64>() / figures.len() as f64;
+    let values = (0..first.carried.len())
+        .flat_map(|at| [mean(&|each| each.accuracy, at), mean(&|each| each.heads as f64, at), mean(&|each| each.shuffled, at)])
+        .collect();
+    let table = Table::new("share of unseen pairs answered as a hypothesis says, with the rounded mask; its heads; the same after training on shuffled sources", axes, values)?;
+    add("carried", table, "What each group carries", "Mean over seeds.", None);
+    if let Some(twin) = &first.twin {
+        let axes = [("group", groups()), ("taken from", labels(["twin", "untrained"]))];
+        let mean = |at: usize, which: usize| {
+            let of = |f: &Figures| f.twin.as_ref().map_or(0., |twin| twin.recovered[at].1[which]);
+            figures.iter().map(of).sum::<f64>() / figures.len() as f64
+        };
+        let values = (0..Group::ALL.len()).flat_map(|at| [mean(at, 0), mean(at, 1)]).collect();
+        let table = Table::new("share of the gap between base and twin that a group closes", axes, values)?;
+        let caption = format!("Mean over seeds. With the first, the twin answers {:.3} of the prompts, and the base's circuit alone in the twin {:.3}.", twin.whole, twin.alone);
+        add("recovered", table, "Where the improvement is", &caption, None);
+    }
+    Ok(())
+}
