@@ -38,7 +38,10 @@ impl Start {
         let hexadecimal = |letter: char| letter.is_ascii_hexdigit() && !letter.is_ascii_uppercase();
         let fine = self.sha256.len() == 64 && self.sha256.chars().all(hexadecimal);
         (!fine).then(|| {
-            format!("`training.start.sha256` is {}; it must be 64 digits from 0 to f, as sha256sum prints them", self.sha256)
+            format!(
+                "`training.start.sha256` is {}; it must be 64 digits from 0 to f, as sha256sum prints them",
+                self.sha256
+            )
         })
     }
 

@@ -138,12 +138,7 @@ impl Part {
     }
 
     /// The edit that a step is trained with, and the size of its mask; `gone` is the share of the training that is over.
-    pub fn edit(
-        &self,
-        sources: &Captured,
-        gone: f64,
-        random: &mut ChaCha8Rng,
-    ) -> Result<(Edit, Option<Tensor>)> {
+    pub fn edit(&self, sources: &Captured, gone: f64, random: &mut ChaCha8Rng) -> Result<(Edit, Option<Tensor>)> {
         let (mask, along, size): (Value, Option<Value>, _) = match &self.sought {
             Sought::Mask { numbers, gate, along } => {
                 let mask = gate.sample(numbers.tensor(), random)?;

@@ -66,8 +66,7 @@ pub fn align(
     let others = shuffled(triples, &mut generator(alignment.seed, purpose::SHUFFLED));
     let (seen, unseen) = (bench.batches(&others, &train)?, bench.batches(&others, &held_out)?);
     let (misled, _) = bench.train(&seen, &mut ran)?;
-    let [own, other] =
-        [&seen, &unseen].map(|batches| scores(network, batches, &|sources| edits(&misled, sources)));
+    let [own, other] = [&seen, &unseen].map(|batches| scores(network, batches, &|sources| edits(&misled, sources)));
     outcomes.push(Outcome { intervention: Intervention::ShuffledSources, train: own?, held_out: other? });
     Ok(Aligned { sites, losses, train, held_out, outcomes })
 }

@@ -165,7 +165,8 @@ pub fn others(nodes: &BTreeSet<Node>, graph: &Graph, seed: u64, draw: u64) -> BT
             // Fisher and Yates, as far as it is needed.
             let mut heads: Vec<usize> = (0..graph.heads).collect();
             for at in 0..count {
-                heads.swap(at, random.random_range(at..heads.len()));
+                let other = random.random_range(at..graph.heads);
+                heads.swap(at, other);
             }
             drawn.extend(heads[..count].iter().map(|&head| Node { layer, head, region }));
         }

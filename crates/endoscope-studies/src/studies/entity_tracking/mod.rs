@@ -15,8 +15,8 @@ use std::ops::ControlFlow;
 
 use endoscope_causal::{Aligned, Alignment, Find, Gate, Graph, Intervention, Objective, Pair, Triple, align};
 use endoscope_models::{Decoder, Model};
-use endoscope_net::{AxisName, Captured, Index, Plan, Selection};
-use endoscope_report::{ColourScale, Section, Table, labels};
+use endoscope_net::{AxisName, Captured, Index, Network, Plan, Resume, Selection};
+use endoscope_report::{Section, Table, labels};
 use endoscope_train::Parameters;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -169,13 +169,16 @@ impl Study for EntityTracking {
             (true, path) => Some(lab.opened(path)?),
         };
         let twin: Option<&Model> = twin.as_ref().map(|twin: &LabModel<'_>| &**twin);
-        let figures = lab.each_seed("measuring", config, |seed| measure(&base, twin, config, seed))?;
+        let figures = lab.each_seed("measuring", config, |seed| measure(&base, twin, config, seed, discover))?;
         outcome(config, &figures)
     }
 }
 
+/// How a circuit is found: [`discover`], or in a test something that finds none.
+type Search = fn(&dyn Resume, &[Pair], Choice) -> Result<Vec<Member>>;
+
 /// Everything of one seed.
-fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64) -> Result<Figures> {
+fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64, search: Search) -> Result<Figures> {
     let prompts = Prompts::new(model, config.boxes)?;
     let draw = |first: u64, count: usize| prompts.draw(seed, first, count);
     let scenes = draw(FOR_TESTS, config.prompts)?;
@@ -193,7 +196,7 @@ fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64) -> R
     }
     let choice = Choice { least: config.least, most: config.most, share: config.share };
     let pairs: Vec<Pair> = draw(FOR_PATHS, config.pairs)?.into_iter().map(|scene| scene.pair).collect();
-    let members = discover(bench.network, &pairs, choice)?;
+    let members = search(bench.network, &pairs, choice)?;
     let circuit = nodes(&members);
     let without = |group: Group| -> Result<(Group, [f64; 2])> {
         let of_group = nodes(members.iter().filter(|member| member.group == group));
@@ -204,8 +207,8 @@ fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64) -> R
     let minimal = circuit_without_each(&members, &circuit, |rest| Ok(alone - bench.alone(rest)?))?;
     let untrained = untrained(model, seed)?;
     let of_untrained = {
-        let bench = Bench { network: &untrained, ..Bench::new(&untrained, &draw(FOR_MEANS, config.prompts)?, &scenes)? };
-        bench.alone(&nodes(&discover(&untrained, &pairs, choice)?))?
+        let bench = Bench::new(&untrained, &draw(FOR_MEANS, config.prompts)?, &scenes)?;
+        bench.alone(&nodes(&search(&untrained, &pairs, choice)?))?
     };
     Ok(Figures {
         heads: members.iter().map(|member| (member.layer, member.head)).collect::<BTreeSet<_>>().len(),
@@ -256,7 +259,6 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(network: &'a Decoder, means: &[Scene], tests: &[Scene]) -> Result<Self> {
-        use endoscope_net::Network;
         Ok(Self {
             network,
             graph: Graph::new(network.sites())?,
@@ -287,7 +289,7 @@ impl<'a> Bench<'a> {
 /// model answers both prompts rightly.
 fn carried(bench: &Bench<'_>, scenes: &[Scene], members: &[Member], config: &Config, seed: u64) -> Result<Vec<Carried>> {
     let swapped: Vec<Scene> = scenes.iter().map(Scene::swapped).collect();
-    let [here, there] = [scenes, &swapped].map(|scenes| Asked::new(scenes)?.right(bench.network, &Plan::default()));
+    let [here, there] = [scenes, &swapped[..]].map(|scenes| Asked::new(scenes)?.right(bench.network, &Plan::default()));
     let (here, there) = (here?, there?);
     let known: Vec<&Scene> =
         scenes.iter().zip(here.iter().zip(&there)).filter(|(_, (here, there))| **here && **there).map(|(scene, _)| scene).collect();
@@ -371,21 +373,21 @@ fn of_twin(
     let of_twin = Bench::new(&twin.decoder, &prompts.draw(seed, FOR_MEANS, config.prompts)?, &scenes)?;
     let base = bench.tests.accuracy(bench.network, &Plan::default())?;
     let whole = of_twin.tests.accuracy(&twin.decoder, &Plan::default())?;
+    if whole <= base {
+        return Err(Error::Unsuitable {
+            reason: format!("the twin answers {whole:.3} of the prompts and the base {base:.3}, so there is no gain to be found"),
+        });
+    }
     let circuit = nodes(members);
     let sources = [bench.tests.written(&twin.decoder)?, bench.tests.written(untrained)?];
     let recovered = |group: Group| -> Result<(Group, [f64; 2])> {
         let of_group = nodes(members.iter().filter(|member| member.group == group));
         let gain = |sources: &Captured| -> Result<f64> {
             let plan = take(&bench.graph, sources, bench.tests.length, |node| of_group.contains(node))?;
-            Ok((bench.tests.accuracy(bench.network, &plan)? - base) / (whole - base).max(f64::EPSILON))
+            Ok((bench.tests.accuracy(bench.network, &plan)? - base) / (whole - base))
         };
         Ok((group, [gain(&sources[0])?, gain(&sources[1])?]))
     };
-    if whole <= base {
-        return Err(Error::Unsuitable {
-            reason: format!("the twin answers {whole:.3} of the prompts and the base {base:.3}, so there is no gain to be found"),
-        });
-    }
     Ok(OfTwin {
         whole,
         alone: of_twin.alone(&circuit)?,
@@ -488,13 +490,10 @@ fn of_fine_tuning(figures: &[Figures]) -> Result<Vec<Finding>> {
 fn tables(figures: &[Figures], outcome: &mut Outcome) -> Result<()> {
     let Some(first) = figures.first() else { return Ok(()) };
     let groups = || labels(Group::ALL.map(Group::name));
-    let mut add = |name: &str, table: Table, heading: &str, caption: &str, scale: Option<ColourScale>| {
+    let mut add = |name: &str, table: Table, heading: &str, caption: &str| {
         outcome.tables.insert(name.into(), table);
         let (heading, table, caption) = (Some(heading.to_string()), name.to_string(), caption.to_string());
-        outcome.sections.push(match scale {
-            Some(scale) => Section::HeatMap { heading, table, alternatives: vec![], scale, caption },
-            None => Section::Table { heading, table, caption },
-        });
+        outcome.sections.push(Section::Table { heading, table, caption });
     };
     if !first.members.is_empty() {
         let name = |member: &Member| format!("{}.{} {}", member.layer, member.head, member.group.name());
@@ -502,12 +501,12 @@ fn tables(figures: &[Figures], outcome: &mut Outcome) -> Result<()> {
         let values = first.members.iter().zip(&first.minimal).flat_map(|(member, &cost)| [member.effect, cost]).collect();
         let table = Table::new("the circuit's heads: effect of the direct path, and accuracy that the circuit loses without the head", axes, values)?;
         let caption = format!("{} of {} heads, with the first seed. The whole model answers {:.3} of the prompts, the circuit alone {:.3}, as many random heads {:.3}.", first.heads, first.of, first.whole, first.alone, first.random);
-        add("circuit", table, "The circuit", &caption, None);
+        add("circuit", table, "The circuit", &caption);
     }
     let axes = [("group", groups()), ("accuracy", labels(["circuit without", "model without"]))];
     let values = first.without.iter().flat_map(|(_, both)| *both).collect();
     let table = Table::new("accuracy without a group, of the circuit and of the model", axes, values)?;
-    add("completeness", table, "Without each group", "A circuit is complete if the two are alike. First seed.", None);
+    add("completeness", table, "Without each group", "A circuit is complete if the two are alike. First seed.");
     let axes = [
         ("group", groups()),
         ("hypothesis", labels(Hypothesis::ALL.map(Hypothesis::name))),
@@ -518,7 +517,7 @@ fn tables(figures: &[Figures], outcome: &mut Outcome) -> Result<()> {
         .flat_map(|at| [mean(&|each| each.accuracy, at), mean(&|each| each.heads as f64, at), mean(&|each| each.shuffled, at)])
         .collect();
     let table = Table::new("share of unseen pairs answered as a hypothesis says, with the rounded mask; its heads; the same after training on shuffled sources", axes, values)?;
-    add("carried", table, "What each group carries", "Mean over seeds.", None);
+    add("carried", table, "What each group carries", "Mean over seeds.");
     if let Some(twin) = &first.twin {
         let axes = [("group", groups()), ("taken from", labels(["twin", "untrained"]))];
         let mean = |at: usize, which: usize| {
@@ -528,7 +527,121 @@ fn tables(figures: &[Figures], outcome: &mut Outcome) -> Result<()> {
         let values = (0..Group::ALL.len()).flat_map(|at| [mean(at, 0), mean(at, 1)]).collect();
         let table = Table::new("share of the gap between base and twin that a group closes", axes, values)?;
         let caption = format!("Mean over seeds. With the first, the twin answers {:.3} of the prompts, and the base's circuit alone in the twin {:.3}.", twin.whole, twin.alone);
-        add("recovered", table, "Where the improvement is", &caption, None);
+        add("recovered", table, "Where the improvement is", &caption);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Level;
+    use endoscope_report::Verdict;
+    use prompts::Region;
+
+    fn lab() -> Lab<'static> {
+        Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap()
+    }
+
+    /// The heads that move the least, in the place of those that move the most.
+    fn quietest(network: &dyn Resume, pairs: &[Pair], choice: Choice) -> Result<Vec<Member>> {
+        let found = discover(network, pairs, choice)?;
+        let loud = nodes(&found);
+        let graph = Graph::new(network.sites())?;
+        let other = |member: &Member| {
+            let quiet = (0..graph.heads).map(|head| Member { head, ..*member }).find(|other| !loud.contains(&other.node()));
+            quiet.unwrap_or(*member)
+        };
+        Ok(found.iter().map(other).collect())
+    }
+
+    fn figures(search: Search) -> Vec<Figures> {
+        let lab = lab();
+        let (base, twin) = (lab.organism(BASE).unwrap(), lab.organism(TWIN).unwrap());
+        let config = EntityTracking::smoke();
+        lab.seeds().iter().map(|&seed| measure(&base, Some(&twin), &config, seed, search).unwrap()).collect()
+    }
+
+    fn verdicts(figures: &[Figures]) -> Vec<Verdict> {
+        let outcome = outcome(&EntityTracking::smoke(), figures).unwrap();
+        outcome.findings.iter().map(|finding| finding.verdict()).collect()
+    }
+
+    #[test]
+    fn claims_fall_where_the_effect_is_taken_away() {
+        let found = figures(discover);
+        for each in &found {
+            assert!(each.alone > 0.7 * each.whole && each.random < 0.5 * each.whole, "{each:?}");
+        }
+        assert!(verdicts(&found).iter().filter(|verdict| **verdict != Verdict::NotShown).count() >= 3, "{:?}", verdicts(&found));
+        let none = figures(quietest);
+        assert_eq!(verdicts(&none), vec![Verdict::NotShown; 6]);
+    }
+
+    #[test]
+    fn a_model_that_tracks_nothing_is_refused() {
+        let lab = lab();
+        let base = lab.organism(BASE).unwrap();
+        let config = EntityTracking::smoke();
+        let refused = |model: &Model, twin: Option<&Model>, part: &str| {
+            let error = measure(model, twin, &config, 1, discover).unwrap_err().to_string();
+            assert!(error.contains("cannot be made on this model") && error.contains(part), "{error}");
+        };
+        // Its words are others.
+        refused(&lab.organism("induction").unwrap(), None, "one known token a word");
+        refused(&base, Some(&base), "no gain");
+        refused(&base, Some(&lab.organism("induction").unwrap()), "one known token a word");
+        // The words are known, nothing was learned.
+        let folder = tempfile::tempdir().unwrap();
+        let lab = lab.with_cache(folder.path());
+        let mut recipe = endoscope_train::Recipe::read(base.directory.join("recipe.toml")).unwrap();
+        (recipe.training.steps, recipe.training.warmup_steps) = (1, 0);
+        refused(&lab.trained(&recipe).unwrap(), None, "chance is 0.200");
+    }
+
+    #[test]
+    fn scenes_say_what_each_hypothesis_wants() {
+        let lab = lab();
+        let base = lab.organism(BASE).unwrap();
+        let prompts = Prompts::new(&base, 5).unwrap();
+        let scenes = prompts.draw(1, 0, 8).unwrap();
+        assert_eq!(scenes, prompts.draw(1, 0, 8).unwrap());
+        for Scene { pair, wanted } in scenes {
+            let length = pair.clean.len();
+            let facts = |prompt: &[u32]| -> Vec<[u32; 2]> { (0..5).map(|at| [prompt[2 + 7 * at], prompt[6 + 7 * at]]).collect() };
+            let (clean, corrupt) = (facts(&pair.clean), facts(&pair.corrupt));
+            let [asked, there] = [&pair.clean, &pair.corrupt].map(|prompt| prompt[length - 3]);
+            let of = |facts: &[[u32; 2]], label: u32| facts.iter().position(|fact| fact[1] == label).unwrap();
+            assert_eq!(pair.answers, [clean[of(&clean, asked)][0]]);
+            let at = of(&corrupt, there);
+            assert_eq!(wanted, [corrupt[at][0], clean[of(&clean, there)][0], clean[at][0]]);
+            let regions: Vec<Region> = (0..length).map(|position| Region::of(position, length)).collect();
+            assert_eq!(regions.iter().filter(|region| **region == Region::Facts).count(), 5 * 7);
+            assert_eq!(regions[length - 5..], [Region::Question, Region::Question, Region::Question, Region::Question, Region::End]);
+        }
+    }
+
+    #[test]
+    fn nothing_taken_is_the_model_and_everything_is_the_other() {
+        let lab = lab();
+        let (base, twin) = (lab.organism(BASE).unwrap(), lab.organism(TWIN).unwrap());
+        let scenes = Prompts::new(&base, 5).unwrap().draw(2, 0, 32).unwrap();
+        let bench = Bench::new(&base.decoder, &scenes, &scenes).unwrap();
+        let whole = bench.tests.right(bench.network, &Plan::default()).unwrap();
+        assert_eq!(bench.tests.right(bench.network, &take(&bench.graph, &bench.means, bench.tests.length, |_| false).unwrap()).unwrap(), whole);
+        // What a model's own heads write in this very run changes nothing.
+        let own = bench.tests.written(bench.network).unwrap();
+        assert_eq!(bench.tests.right(bench.network, &take(&bench.graph, &own, bench.tests.length, |_| true).unwrap()).unwrap(), whole);
+        let others = bench.tests.written(&twin.decoder).unwrap();
+        let all = take(&bench.graph, &others, bench.tests.length, |_| true).unwrap();
+        assert_ne!(bench.tests.right(bench.network, &all).unwrap(), whole);
+        let drawn = others_of(&bench.graph);
+        assert_eq!(drawn.iter().filter(|node| node.layer == 1 && node.region == Region::End).count(), 2);
+        assert_eq!(drawn.len(), 3);
+    }
+
+    fn others_of(graph: &Graph) -> BTreeSet<Node> {
+        let node = |layer, head, region| Node { layer, head, region };
+        others(&[node(1, 0, Region::End), node(1, 3, Region::End), node(0, 2, Region::Facts)].into(), graph, 1, 0)
+    }
 }

@@ -95,7 +95,7 @@ pub struct Prompts<'a> {
 
 impl<'a> Prompts<'a> {
     pub fn new(model: &'a Model, boxes: usize) -> Result<Self> {
-        let parameters = [("boxes".to_string(), toml::Value::Integer(boxes as i64))].into_iter().collect();
+        let parameters: toml::Table = [("boxes".to_string(), toml::Value::Integer(boxes as i64))].into_iter().collect();
         let task = Streamed(EntityTracking::from_parameters(&parameters)?);
         Ok(Self { model, words: task.words(), task })
     }
