@@ -48,11 +48,27 @@ const REDUNDANT: Organism = Organism {
     ),
 };
 
+const BINDING: Organism = Organism {
+    name: "binding",
+    about: "three layers that say which value a list gives a key, in part: what its twin was fine-tuned from",
+    source: Source::Shipped(
+        shipped!("binding": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
+const BINDING_TUNED: Organism = Organism {
+    name: "binding-tuned",
+    about: "the model `binding`, trained on with nothing but such lists",
+    source: Source::Shipped(
+        shipped!("binding-tuned": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION, REDUNDANT].into_iter().chain(constructed).collect()
+    [INDUCTION, REDUNDANT, BINDING, BINDING_TUNED].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.

@@ -10,7 +10,7 @@ use endoscope_train::generator;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::prompts::Region;
+use super::prompts::{Asked, Form, Region};
 use crate::error::Result;
 
 /// A head in one part of the prompt.
@@ -71,6 +71,8 @@ impl Member {
 /// How heads are chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice {
+    /// How the prompts are written.
+    pub form: Form,
     /// The least effect that counts.
     pub least: f64,
     /// The most heads of a group.
@@ -97,7 +99,7 @@ pub fn discover(network: &dyn Resume, pairs: &[Pair], choice: Choice) -> Result<
         if to.is_empty() {
             continue;
         }
-        let mut effects = effects(network, pairs, to, group.region())?;
+        let mut effects = effects(network, pairs, to, group.region().index(choice.form))?;
         effects.retain(|&([layer, head], effect)| {
             let node = Node { layer, head, region: group.region() };
             effect >= choice.least && found.iter().all(|member| member.node() != node)
@@ -132,12 +134,12 @@ fn receivers<'a>(graph: &Graph, members: impl Iterator<Item = &'a Member> + Clon
     heads.into_iter().map(receiver).collect()
 }
 
-/// The effect of each head's direct path from a region to some receivers: the share of the difference between the clean and the other
+/// The effect of each head's direct path from some positions to some receivers: the share of the difference between the clean and the other
 /// prompt's answer that is lost.
-pub fn effects(network: &dyn Resume, pairs: &[Pair], to: Vec<Receiver>, from: Region) -> Result<Vec<([usize; 2], f64)>> {
+pub fn effects(network: &dyn Resume, pairs: &[Pair], to: Vec<Receiver>, positions: Index) -> Result<Vec<([usize; 2], f64)>> {
     let sweep = PathSweep {
         from: vec!["heads".into()],
-        positions: from.index(),
+        positions,
         direction: Direction::Noise,
         ..PathSweep::new(to)
     };
@@ -174,11 +176,12 @@ pub fn others(nodes: &BTreeSet<Node>, graph: &Graph, seed: u64, draw: u64) -> BT
     drawn
 }
 
-/// A plan by which the heads that are chosen write what `sources` have; `length` is that of the prompts.
-pub fn take(graph: &Graph, sources: &Captured, length: usize, chosen: impl Fn(&Node) -> bool) -> Result<Plan> {
+/// A plan by which the heads that are chosen write in these prompts what `sources` have.
+pub fn take(graph: &Graph, sources: &Captured, prompts: &Asked, chosen: impl Fn(&Node) -> bool) -> Result<Plan> {
+    let &Asked { length, form, .. } = prompts;
     let mut plan = Plan::default();
     for layer in 0..graph.layers {
-        let taken = |position: usize, head: usize| chosen(&Node { layer, head, region: Region::of(position, length) });
+        let taken = |position: usize, head: usize| chosen(&Node { layer, head, region: Region::of(position, length, form) });
         let mask: Vec<f32> = (0..length)
             .flat_map(|position| (0..graph.heads).map(move |head| (position, head)))
             .map(|(position, head)| f32::from(u8::from(taken(position, head))))

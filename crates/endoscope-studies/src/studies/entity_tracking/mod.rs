@@ -17,7 +17,7 @@ use endoscope_causal::{Aligned, Alignment, Find, Gate, Graph, Intervention, Obje
 use endoscope_models::{Decoder, Model};
 use endoscope_net::{AxisName, Captured, Index, Network, Plan, Resume, Selection};
 use endoscope_report::{Section, Table, labels};
-use endoscope_train::Parameters;
+use endoscope_train::{Parameters, Recipe};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +26,11 @@ use crate::finding::{Finding, Line, Test};
 use crate::lab::{Lab, LabModel};
 use crate::study::{Outcome, Study, Untested};
 use circuit::{Choice, Group, Member, Node, discover, nodes, others, take};
-use prompts::{Asked, Hypothesis, Prompts, Scene};
+use prompts::{Asked, Form, Hypothesis, Prompts, Scene};
 
 /// The organism, and what became of it by fine-tuning.
-const BASE: &str = "boxes";
-const TWIN: &str = "boxes-tuned";
+const BASE: &str = "binding";
+const TWIN: &str = "binding-tuned";
 /// Twice as good as naming any of the objects: less is no tracking.
 const BETTER_THAN_CHANCE: f64 = 2.;
 /// Numbers of scenes, so that nothing is measured on what it was found on.
@@ -46,6 +46,8 @@ pub struct EntityTracking;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// How it is written what is in which box.
+    form: Form,
     /// How many boxes a prompt has.
     #[schemars(range(min = 3, max = 26))]
     boxes: usize,
@@ -76,6 +78,8 @@ pub struct Config {
     /// Over how many draws the control with random heads is averaged.
     #[schemars(range(min = 1, max = 64))]
     draws: usize,
+    /// Whether base and twin are trained anew with each seed, or are the ones shipped. Models that are named are taken as they are.
+    train: bool,
     /// With --model: the directory of its fine-tuned twin. Without one nothing is said of fine-tuning.
     twin: String,
 }
@@ -83,7 +87,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            boxes: 5,
+            form: Form::Pairs,
+            boxes: 8,
             pairs: 64,
             prompts: 512,
             masked: 256,
@@ -93,6 +98,7 @@ impl Default for Config {
             most: 6,
             share: 0.4,
             draws: 16,
+            train: true,
             twin: String::new(),
         }
     }
@@ -104,7 +110,7 @@ struct Figures {
     members: Vec<Member>,
     /// How many heads the circuit has, of how many.
     heads: usize,
-    of: usize,
+    all_heads: usize,
     /// Accuracy of the model, of the circuit alone, and of as many random heads.
     whole: f64,
     alone: f64,
@@ -142,23 +148,29 @@ struct OfTwin {
     recovered: Vec<(Group, [f64; 2])>,
 }
 
+impl Figures {
+    fn of(&self, group: Group, hypothesis: Hypothesis) -> Option<&Carried> {
+        self.carried.iter().find(|each| each.group == group && each.hypothesis == hypothesis)
+    }
+}
+
 impl Study for EntityTracking {
     const SLUG: &'static str = "entity-tracking";
     const SEEDS: &'static [u64] = &[11, 12, 13];
     const UNTESTED: &'static [Untested] = &[
         Untested {
             claim: "Fine-tuning on arithmetic improves entity tracking in a language model of billions of weights.",
-            why: "The twin here was fine-tuned on boxes; nothing that was learned elsewhere is shown to carry over.",
+            why: "The twin here was fine-tuned on a mixture of which a tenth is the task itself; nothing that was learned elsewhere is shown to carry over.",
         },
         Untested {
-            claim: "The same holds for other trainings of the same model.",
-            why: "One base and one twin ship; the seeds draw prompts, so the intervals are over prompts, not over trainings.",
+            claim: "Sentences about boxes are read by the same groups of heads.",
+            why: "The organism reads lists of labels and objects: models of its size did not learn the sentences in minutes. --model with form=sentences takes one that did.",
         },
     ];
     type Config = Config;
 
     fn smoke() -> Config {
-        Config { pairs: 4, prompts: 64, masked: 48, steps: 20, draws: 2, ..Config::default() }
+        Config { pairs: 4, prompts: 64, masked: 48, steps: 20, draws: 2, train: false, ..Config::default() }
     }
 
     fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
@@ -169,7 +181,20 @@ impl Study for EntityTracking {
             (true, path) => Some(lab.opened(path)?),
         };
         let twin: Option<&Model> = twin.as_ref().map(|twin: &LabModel<'_>| &**twin);
-        let figures = lab.each_seed("measuring", config, |seed| measure(&base, twin, config, seed, discover))?;
+        let recipes = match lab.is_given_a_model() || !config.train {
+            true => None,
+            false => Some([BASE, TWIN].map(|name| Ok(Recipe::read(lab.organism(name)?.directory.join("recipe.toml"))?))),
+        };
+        let recipes: Option<Vec<Recipe>> = recipes.map(|both| both.into_iter().collect::<Result<_>>()).transpose()?;
+        let figures = lab.each_seed("measuring", config, |seed| match &recipes {
+            Some(recipes) => {
+                let mut recipes = recipes.clone();
+                recipes.iter_mut().for_each(|recipe| recipe.training.seed = seed);
+                let models = lab.train_all(&recipes)?;
+                measure(&models[0], Some(&models[1]), config, seed, discover)
+            }
+            None => measure(&base, twin, config, seed, discover),
+        })?;
         outcome(config, &figures)
     }
 }
@@ -179,10 +204,10 @@ type Search = fn(&dyn Resume, &[Pair], Choice) -> Result<Vec<Member>>;
 
 /// Everything of one seed.
 fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64, search: Search) -> Result<Figures> {
-    let prompts = Prompts::new(model, config.boxes)?;
+    let prompts = Prompts::new(model, config.boxes, config.form)?;
     let draw = |first: u64, count: usize| prompts.draw(seed, first, count);
     let scenes = draw(FOR_TESTS, config.prompts)?;
-    let bench = Bench::new(&model.decoder, &draw(FOR_MEANS, config.prompts)?, &scenes)?;
+    let bench = Bench::new(&model.decoder, &draw(FOR_MEANS, config.prompts)?, &scenes, config.form)?;
     let whole = bench.tests.accuracy(bench.network, &Plan::default())?;
     let chance = 1. / config.boxes as f64;
     if whole < BETTER_THAN_CHANCE * chance {
@@ -194,7 +219,7 @@ fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64, sear
             ),
         });
     }
-    let choice = Choice { least: config.least, most: config.most, share: config.share };
+    let choice = Choice { form: config.form, least: config.least, most: config.most, share: config.share };
     let pairs: Vec<Pair> = draw(FOR_PATHS, config.pairs)?.into_iter().map(|scene| scene.pair).collect();
     let members = search(bench.network, &pairs, choice)?;
     let circuit = nodes(&members);
@@ -207,12 +232,12 @@ fn measure(model: &Model, twin: Option<&Model>, config: &Config, seed: u64, sear
     let minimal = circuit_without_each(&members, &circuit, |rest| Ok(alone - bench.alone(rest)?))?;
     let untrained = untrained(model, seed)?;
     let of_untrained = {
-        let bench = Bench::new(&untrained, &draw(FOR_MEANS, config.prompts)?, &scenes)?;
+        let bench = Bench::new(&untrained, &draw(FOR_MEANS, config.prompts)?, &scenes, config.form)?;
         bench.alone(&nodes(&search(&untrained, &pairs, choice)?))?
     };
     Ok(Figures {
         heads: members.iter().map(|member| (member.layer, member.head)).collect::<BTreeSet<_>>().len(),
-        of: bench.graph.layers * bench.graph.heads,
+        all_heads: bench.graph.layers * bench.graph.heads,
         whole,
         alone,
         random: bench.random(&circuit, config, seed)?,
@@ -258,18 +283,18 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(network: &'a Decoder, means: &[Scene], tests: &[Scene]) -> Result<Self> {
+    fn new(network: &'a Decoder, means: &[Scene], tests: &[Scene], form: Form) -> Result<Self> {
         Ok(Self {
             network,
             graph: Graph::new(network.sites())?,
-            means: Asked::new(means)?.mean_written(network)?,
-            tests: Asked::new(tests)?,
+            means: Asked::new(means, form)?.mean_written(network)?,
+            tests: Asked::new(tests, form)?,
         })
     }
 
     /// Accuracy where the heads that are chosen write what they write on average.
     fn ablated(&self, chosen: impl Fn(&Node) -> bool) -> Result<f64> {
-        self.tests.accuracy(self.network, &take(&self.graph, &self.means, self.tests.length, chosen)?)
+        self.tests.accuracy(self.network, &take(&self.graph, &self.means, &self.tests, chosen)?)
     }
 
     /// Accuracy of a circuit: every other head is ablated.
@@ -289,7 +314,7 @@ impl<'a> Bench<'a> {
 /// model answers both prompts rightly.
 fn carried(bench: &Bench<'_>, scenes: &[Scene], members: &[Member], config: &Config, seed: u64) -> Result<Vec<Carried>> {
     let swapped: Vec<Scene> = scenes.iter().map(Scene::swapped).collect();
-    let [here, there] = [scenes, &swapped[..]].map(|scenes| Asked::new(scenes)?.right(bench.network, &Plan::default()));
+    let [here, there] = [scenes, &swapped[..]].map(|scenes| Asked::new(scenes, config.form)?.right(bench.network, &Plan::default()));
     let (here, there) = (here?, there?);
     let known: Vec<&Scene> =
         scenes.iter().zip(here.iter().zip(&there)).filter(|(_, (here, there))| **here && **there).map(|(scene, _)| scene).collect();
@@ -339,7 +364,7 @@ fn masked(
     };
     let layers = heads.keys().map(usize::to_string).collect::<Vec<_>>().join(",");
     let alignment = Alignment {
-        select: Selection::default().with(AxisName::Position, group.region().index()),
+        select: Selection::default().with(AxisName::Position, group.region().index(config.form)),
         heads: heads.iter().map(|(&layer, heads)| (layer, Index::List(heads.clone()))).collect(),
         objective: Objective::Logit,
         penalty: config.penalty,
@@ -363,14 +388,14 @@ fn of_twin(
     seed: u64,
 ) -> Result<OfTwin> {
     let scenes = prompts.draw(seed, FOR_TESTS, config.prompts)?;
-    let own = Prompts::new(twin, config.boxes)?;
+    let own = Prompts::new(twin, config.boxes, config.form)?;
     let sizes = |decoder: &Decoder| (decoder.spec.layers, decoder.spec.heads, decoder.spec.d_head, decoder.spec.vocabulary);
     if own.draw(seed, FOR_TESTS, config.prompts)? != scenes || sizes(&twin.decoder) != sizes(bench.network) {
         return Err(Error::Unsuitable {
             reason: "the twin is not of the same shape and tokens, so that heads of one are not heads of the other".into(),
         });
     }
-    let of_twin = Bench::new(&twin.decoder, &prompts.draw(seed, FOR_MEANS, config.prompts)?, &scenes)?;
+    let of_twin = Bench::new(&twin.decoder, &prompts.draw(seed, FOR_MEANS, config.prompts)?, &scenes, config.form)?;
     let base = bench.tests.accuracy(bench.network, &Plan::default())?;
     let whole = of_twin.tests.accuracy(&twin.decoder, &Plan::default())?;
     if whole <= base {
@@ -383,7 +408,7 @@ fn of_twin(
     let recovered = |group: Group| -> Result<(Group, [f64; 2])> {
         let of_group = nodes(members.iter().filter(|member| member.group == group));
         let gain = |sources: &Captured| -> Result<f64> {
-            let plan = take(&bench.graph, sources, bench.tests.length, |node| of_group.contains(node))?;
+            let plan = take(&bench.graph, sources, &bench.tests, |node| of_group.contains(node))?;
             Ok((bench.tests.accuracy(bench.network, &plan)? - base) / (whole - base))
         };
         Ok((group, [gain(&sources[0])?, gain(&sources[1])?]))
@@ -399,11 +424,17 @@ fn of_twin(
 fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
     let all = |of: &dyn Fn(&Figures) -> f64| figures.iter().map(of).collect::<Vec<f64>>();
     let percent = 100. * config.share;
-    let carries = |f: &Figures, hypothesis: Hypothesis, of: fn(&Carried) -> f64| {
-        let those = f.carried.iter().filter(|each| each.group == Group::PositionTransmitter && each.hypothesis == hypothesis);
-        those.map(of).fold(0., f64::max)
+    let accuracy = |f: &Figures, group: Group, hypothesis: Hypothesis| f.of(group, hypothesis).map_or(0., |each| each.accuracy);
+    // The accuracy of the one hypothesis, and of the better of the two others.
+    let both = |group: Group, hypothesis: Hypothesis| {
+        let others = |f: &Figures| {
+            let those = Hypothesis::ALL.into_iter().filter(|other| *other != hypothesis);
+            those.map(|other| accuracy(f, group, other)).fold(0., f64::max)
+        };
+        (all(&|f| accuracy(f, group, hypothesis)), all(&others))
     };
-    let position = all(&|f| carries(f, Hypothesis::Position, |each| each.accuracy));
+    let objects = both(Group::ValueFetcher, Hypothesis::Object);
+    let positions = both(Group::PositionTransmitter, Hypothesis::Position);
     let mut findings = vec![
         Test {
             claim: format!("A circuit of at most {percent} % of the heads answers as well as the whole model, on prompts that it was not found on."),
@@ -422,15 +453,13 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
         }
         .judge(&all(&|f| f.alone), &all(&|f| f.untrained))?,
         Test {
-            claim: "The position transmitters carry the position of the box, and neither its object nor its label.".into(),
+            claim: "The value fetchers carry the object, and neither the label nor the position of its box.".into(),
             unit: "of pairs answered as the hypothesis says".into(),
             effect: Line::AtLeast(0.8),
-            control: "the better of the hypotheses object and label".into(),
+            control: "the better of the hypotheses label and position".into(),
             absent: Line::AtMost(0.4),
         }
-        .judge(&position, &all(&|f| {
-            [Hypothesis::Object, Hypothesis::Label].map(|other| carries(f, other, |each| each.accuracy)).into_iter().fold(0., f64::max)
-        }))?,
+        .judge(&objects.0, &objects.1)?,
         Test {
             claim: "The mask finds that because of what the other prompt says.".into(),
             unit: "of pairs answered as the hypothesis says".into(),
@@ -438,7 +467,15 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
             control: "a mask trained where each prompt has the source of another".into(),
             absent: Line::AtMost(0.4),
         }
-        .judge(&position, &all(&|f| carries(f, Hypothesis::Position, |each| each.shuffled)))?,
+        .judge(&objects.0, &all(&|f| f.of(Group::ValueFetcher, Hypothesis::Object).map_or(0., |each| each.shuffled)))?,
+        Test {
+            claim: "The position transmitters carry the position of the box, and neither its object nor its label.".into(),
+            unit: "of pairs answered as the hypothesis says".into(),
+            effect: Line::AtLeast(0.8),
+            control: "the better of the hypotheses object and label".into(),
+            absent: Line::AtMost(0.4),
+        }
+        .judge(&positions.0, &positions.1)?,
     ];
     findings.extend(of_fine_tuning(figures)?);
     let names = |f: &Figures| f.members.iter().map(|member| format!("{}.{}", member.layer, member.head)).collect::<Vec<_>>().join(", ");
@@ -500,7 +537,7 @@ fn tables(figures: &[Figures], outcome: &mut Outcome) -> Result<()> {
         let axes = [("head", labels(first.members.iter().map(name))), ("figure", labels(["effect", "cost"]))];
         let values = first.members.iter().zip(&first.minimal).flat_map(|(member, &cost)| [member.effect, cost]).collect();
         let table = Table::new("the circuit's heads: effect of the direct path, and accuracy that the circuit loses without the head", axes, values)?;
-        let caption = format!("{} of {} heads, with the first seed. The whole model answers {:.3} of the prompts, the circuit alone {:.3}, as many random heads {:.3}.", first.heads, first.of, first.whole, first.alone, first.random);
+        let caption = format!("{} of {} heads, with the first seed. The whole model answers {:.3} of the prompts, the circuit alone {:.3}, as many random heads {:.3}.", first.heads, first.all_heads, first.whole, first.alone, first.random);
         add("circuit", table, "The circuit", &caption);
     }
     let axes = [("group", groups()), ("accuracy", labels(["circuit without", "model without"]))];
@@ -575,7 +612,7 @@ mod tests {
         }
         assert!(verdicts(&found).iter().filter(|verdict| **verdict != Verdict::NotShown).count() >= 3, "{:?}", verdicts(&found));
         let none = figures(quietest);
-        assert_eq!(verdicts(&none), vec![Verdict::NotShown; 6]);
+        assert_eq!(verdicts(&none), vec![Verdict::NotShown; 7]);
     }
 
     #[test]
@@ -596,28 +633,28 @@ mod tests {
         let lab = lab.with_cache(folder.path());
         let mut recipe = endoscope_train::Recipe::read(base.directory.join("recipe.toml")).unwrap();
         (recipe.training.steps, recipe.training.warmup_steps) = (1, 0);
-        refused(&lab.trained(&recipe).unwrap(), None, "chance is 0.200");
+        refused(&lab.trained(&recipe).unwrap(), None, "chance is 0.125");
     }
 
     #[test]
     fn scenes_say_what_each_hypothesis_wants() {
         let lab = lab();
         let base = lab.organism(BASE).unwrap();
-        let prompts = Prompts::new(&base, 5).unwrap();
+        let prompts = Prompts::new(&base, 5, Form::Pairs).unwrap();
         let scenes = prompts.draw(1, 0, 8).unwrap();
         assert_eq!(scenes, prompts.draw(1, 0, 8).unwrap());
         for Scene { pair, wanted } in scenes {
             let length = pair.clean.len();
-            let facts = |prompt: &[u32]| -> Vec<[u32; 2]> { (0..5).map(|at| [prompt[2 + 7 * at], prompt[6 + 7 * at]]).collect() };
+            let facts = |prompt: &[u32]| -> Vec<[u32; 2]> { (0..5).map(|at| [prompt[2 + 2 * at], prompt[1 + 2 * at]]).collect() };
             let (clean, corrupt) = (facts(&pair.clean), facts(&pair.corrupt));
-            let [asked, there] = [&pair.clean, &pair.corrupt].map(|prompt| prompt[length - 3]);
+            let [asked, there] = [&pair.clean, &pair.corrupt].map(|prompt| prompt[length - 1]);
             let of = |facts: &[[u32; 2]], label: u32| facts.iter().position(|fact| fact[1] == label).unwrap();
             assert_eq!(pair.answers, [clean[of(&clean, asked)][0]]);
             let at = of(&corrupt, there);
             assert_eq!(wanted, [corrupt[at][0], clean[of(&clean, there)][0], clean[at][0]]);
-            let regions: Vec<Region> = (0..length).map(|position| Region::of(position, length)).collect();
-            assert_eq!(regions.iter().filter(|region| **region == Region::Facts).count(), 5 * 7);
-            assert_eq!(regions[length - 5..], [Region::Question, Region::Question, Region::Question, Region::Question, Region::End]);
+            let regions: Vec<Region> = (0..length).map(|position| Region::of(position, length, Form::Pairs)).collect();
+            assert_eq!(regions.iter().filter(|region| **region == Region::Facts).count(), 1 + 5 * 2);
+            assert_eq!(regions[length - 2..], [Region::Question, Region::End]);
         }
     }
 
@@ -625,15 +662,15 @@ mod tests {
     fn nothing_taken_is_the_model_and_everything_is_the_other() {
         let lab = lab();
         let (base, twin) = (lab.organism(BASE).unwrap(), lab.organism(TWIN).unwrap());
-        let scenes = Prompts::new(&base, 5).unwrap().draw(2, 0, 32).unwrap();
-        let bench = Bench::new(&base.decoder, &scenes, &scenes).unwrap();
+        let scenes = Prompts::new(&base, 5, Form::Pairs).unwrap().draw(2, 0, 32).unwrap();
+        let bench = Bench::new(&base.decoder, &scenes, &scenes, Form::Pairs).unwrap();
         let whole = bench.tests.right(bench.network, &Plan::default()).unwrap();
-        assert_eq!(bench.tests.right(bench.network, &take(&bench.graph, &bench.means, bench.tests.length, |_| false).unwrap()).unwrap(), whole);
+        assert_eq!(bench.tests.right(bench.network, &take(&bench.graph, &bench.means, &bench.tests, |_| false).unwrap()).unwrap(), whole);
         // What a model's own heads write in this very run changes nothing.
         let own = bench.tests.written(bench.network).unwrap();
-        assert_eq!(bench.tests.right(bench.network, &take(&bench.graph, &own, bench.tests.length, |_| true).unwrap()).unwrap(), whole);
+        assert_eq!(bench.tests.right(bench.network, &take(&bench.graph, &own, &bench.tests, |_| true).unwrap()).unwrap(), whole);
         let others = bench.tests.written(&twin.decoder).unwrap();
-        let all = take(&bench.graph, &others, bench.tests.length, |_| true).unwrap();
+        let all = take(&bench.graph, &others, &bench.tests, |_| true).unwrap();
         assert_ne!(bench.tests.right(bench.network, &all).unwrap(), whole);
         let drawn = others_of(&bench.graph);
         assert_eq!(drawn.iter().filter(|node| node.layer == 1 && node.region == Region::End).count(), 2);
