@@ -36,7 +36,8 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [Self; 4] = [Self::ValueFetcher, Self::PositionTransmitter, Self::PositionDetector, Self::StructureReader];
+    pub const ALL: [Self; 4] =
+        [Self::ValueFetcher, Self::PositionTransmitter, Self::PositionDetector, Self::StructureReader];
 
     pub fn name(self) -> &'static str {
         ["value fetchers", "position transmitters", "position detectors", "structure readers"][self as usize]
@@ -105,7 +106,12 @@ pub fn discover(network: &dyn Resume, pairs: &[Pair], choice: Choice) -> Result<
             effect >= choice.least && found.iter().all(|member| member.node() != node)
         });
         effects.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        found.extend(effects.into_iter().take(choice.most).map(|([layer, head], effect)| Member { group, layer, head, effect }));
+        found.extend(effects.into_iter().take(choice.most).map(|([layer, head], effect)| Member {
+            group,
+            layer,
+            head,
+            effect,
+        }));
     }
     let most = (choice.share * (graph.layers * graph.heads) as f64).floor() as usize;
     found.sort_by(|a, b| b.effect.total_cmp(&a.effect));
@@ -136,13 +142,13 @@ fn receivers<'a>(graph: &Graph, members: impl Iterator<Item = &'a Member> + Clon
 
 /// The effect of each head's direct path from some positions to some receivers: the share of the difference between the clean and the other
 /// prompt's answer that is lost.
-pub fn effects(network: &dyn Resume, pairs: &[Pair], to: Vec<Receiver>, positions: Index) -> Result<Vec<([usize; 2], f64)>> {
-    let sweep = PathSweep {
-        from: vec!["heads".into()],
-        positions,
-        direction: Direction::Noise,
-        ..PathSweep::new(to)
-    };
+pub fn effects(
+    network: &dyn Resume,
+    pairs: &[Pair],
+    to: Vec<Receiver>,
+    positions: Index,
+) -> Result<Vec<([usize; 2], f64)>> {
+    let sweep = PathSweep { from: vec!["heads".into()], positions, direction: Direction::Noise, ..PathSweep::new(to) };
     let scores = path_sweep(network, &sweep, pairs, Planner::default(), |_| ControlFlow::Continue(()))?;
     let of = |(sender, normalised): (&Sender, &Option<f64>)| match *sender {
         // Where the two prompts do not differ, nothing can be lost.
@@ -181,7 +187,8 @@ pub fn take(graph: &Graph, sources: &Captured, prompts: &Asked, chosen: impl Fn(
     let &Asked { length, form, .. } = prompts;
     let mut plan = Plan::default();
     for layer in 0..graph.layers {
-        let taken = |position: usize, head: usize| chosen(&Node { layer, head, region: Region::of(position, length, form) });
+        let taken =
+            |position: usize, head: usize| chosen(&Node { layer, head, region: Region::of(position, length, form) });
         let mask: Vec<f32> = (0..length)
             .flat_map(|position| (0..graph.heads).map(move |head| (position, head)))
             .map(|(position, head)| f32::from(u8::from(taken(position, head))))
@@ -192,7 +199,8 @@ pub fn take(graph: &Graph, sources: &Captured, prompts: &Asked, chosen: impl Fn(
         let site = format!("blocks.{layer}.attn.hook_z");
         let mask = Tensor::from_vec(mask, (length, graph.heads, 1), &Device::Cpu)?;
         let source = sources.get(&site)?.clone();
-        plan = plan.edit(Edit::new(site, Change::Interpolate { source: source.into(), mask: mask.into(), along: None }));
+        plan =
+            plan.edit(Edit::new(site, Change::Interpolate { source: source.into(), mask: mask.into(), along: None }));
     }
     Ok(plan)
 }

@@ -108,7 +108,10 @@ impl Scene {
     /// The other prompt with its own answer.
     pub fn swapped(&self) -> Self {
         let Pair { clean, corrupt, answers, wrong_answers } = self.pair.clone();
-        Self { pair: Pair { clean: corrupt, corrupt: clean, answers: wrong_answers, wrong_answers: answers }, ..self.clone() }
+        Self {
+            pair: Pair { clean: corrupt, corrupt: clean, answers: wrong_answers, wrong_answers: answers },
+            ..self.clone()
+        }
     }
 }
 
@@ -166,7 +169,8 @@ impl<'a> Prompts<'a> {
                 let pair = self.task.pair(TRAIN, EVERYTHING, seed, number)?;
                 let wanted = self.task.0.desiderata(&pair.clean, &pair.corrupt);
                 let words = self.task.words();
-                let text = |tokens: &[u32]| tokens.iter().map(|&token| words[token as usize].clone()).collect::<Vec<_>>();
+                let text =
+                    |tokens: &[u32]| tokens.iter().map(|&token| words[token as usize].clone()).collect::<Vec<_>>();
                 Ok(wanted.and_then(|wanted| {
                     let four = text(&[wanted.object, wanted.label?, wanted.position, *pair.answers.first()?]);
                     Some(Words {
@@ -215,7 +219,8 @@ impl<'a> Prompts<'a> {
             read(&words.clean, &clean).or_else(|| read(&words.corrupt, &corrupt))
         };
         let tokens: Option<Vec<u32>> = words.four.iter().map(token).collect();
-        let Some([object, label, position, answer]) = tokens.and_then(|tokens| <[u32; 4]>::try_from(tokens).ok()) else {
+        let Some([object, label, position, answer]) = tokens.and_then(|tokens| <[u32; 4]>::try_from(tokens).ok())
+        else {
             return Ok(None);
         };
         // Words that the tokenizer does not know are all one token.
