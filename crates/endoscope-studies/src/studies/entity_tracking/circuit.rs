@@ -82,7 +82,8 @@ pub struct Choice {
     pub share: f64,
 }
 
-/// The circuit that path patching finds (Prakash et al. 2024, section 3, after Wang et al. 2022): from the logits back, group by group.
+/// The circuit that path patching finds (Prakash et al. 2024, section 3, after Wang et al. 2022): from the logits back,
+/// group by group.
 pub fn discover(network: &dyn Resume, pairs: &[Pair], choice: Choice) -> Result<Vec<Member>> {
     let graph = Graph::new(network.sites())?;
     let mut found: Vec<Member> = Vec::new();
@@ -140,8 +141,8 @@ fn receivers<'a>(graph: &Graph, members: impl Iterator<Item = &'a Member> + Clon
     heads.into_iter().map(receiver).collect()
 }
 
-/// The effect of each head's direct path from some positions to some receivers: the share of the difference between the clean and the other
-/// prompt's answer that is lost.
+/// The effect of each head's direct path from some positions to some receivers: the share of the difference between the
+/// clean and the other prompt's answer that is lost.
 pub fn effects(
     network: &dyn Resume,
     pairs: &[Pair],

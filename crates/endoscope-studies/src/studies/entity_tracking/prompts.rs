@@ -1,4 +1,5 @@
-//! Boxes in the tokens of a model: prompts in pairs, and what is to come out if a part of the model carries one thing or another.
+//! Boxes in the tokens of a model: prompts in pairs, and what is to come out if a part of the model carries one thing
+//! or another.
 
 use endoscope_causal::{Metric, Pair, Target};
 use endoscope_models::{Bos, Model};
@@ -95,8 +96,8 @@ impl Region {
     }
 }
 
-/// A prompt, another of the same labels in another order with other objects, and what the first should answer if a part of the
-/// model that carries a thing is taken from the second.
+/// A prompt, another of the same labels in another order with other objects, and what the first should answer if a part
+/// of the model that carries a thing is taken from the second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
     pub pair: Pair,
