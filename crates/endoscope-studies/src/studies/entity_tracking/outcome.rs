@@ -10,7 +10,7 @@ use crate::finding::{Finding, Line, Test};
 use crate::study::Outcome;
 
 /// The claims judged, and the tables.
-pub fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
+pub(super) fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
     let all = |of: &dyn Fn(&Figures) -> f64| figures.iter().map(of).collect::<Vec<f64>>();
     let percent = 100. * config.share;
     let accuracy =
