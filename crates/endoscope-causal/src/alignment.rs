@@ -16,8 +16,10 @@ mod rows;
 mod training;
 mod triples;
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
-use endoscope_net::{Selection, Value};
+use endoscope_net::{AxisName, Index, Selection, Site, Value};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
@@ -135,6 +137,10 @@ pub struct Alignment {
     /// Which part of it (positions, heads); the rest is left alone.
     #[serde(default, skip_serializing_if = "Selection::is_everything")]
     pub select: Selection,
+    /// By layer, the heads that are sought among, where those are not the same in every layer; a site whose layer is not here
+    /// has those of `select`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub heads: BTreeMap<usize, Index>,
     /// What is sought there.
     pub find: Find,
     /// What is made small.
@@ -162,6 +168,7 @@ impl Alignment {
         Self {
             site: site.into(),
             select: Selection::default(),
+            heads: BTreeMap::new(),
             learning_rate: if find.is_rotation() { 0.3 } else { 0.05 },
             find,
             objective: Objective::default(),
@@ -171,6 +178,14 @@ impl Alignment {
             held_out: 0.25,
             seed: 0,
             random_controls: 5,
+        }
+    }
+
+    /// Which part of a site.
+    pub(crate) fn select_at(&self, site: &Site) -> Selection {
+        match site.layer.and_then(|layer| self.heads.get(&layer)) {
+            Some(heads) => self.select.clone().with(AxisName::Head, heads.clone()),
+            None => self.select.clone(),
         }
     }
 

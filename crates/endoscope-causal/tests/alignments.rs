@@ -49,6 +49,24 @@ fn only_found(aligned: &Aligned) {
 }
 
 #[test]
+fn masks_are_sought_among_the_heads_named_for_each_layer() {
+    let among = |first: &[i64], second: &[i64]| Alignment {
+        heads: [(0, Index::List(first.to_vec())), (1, Index::List(second.to_vec()))].into(),
+        ..last("z", Find::Heads { gate: Gate::Clamp })
+    };
+    let all = triples(Variable::A, 120, 3);
+    let aligned = run(&among(&[1, 3], &[0, 2, 3]), &all);
+    let [first, second] = [0, 1].map(|at| aligned.sites[at].heads.clone());
+    assert_eq!((first, second), (vec![1, 3], vec![0, 2, 3]));
+    // Both of the variable's heads are among them; by their place among those named.
+    assert_eq!(chosen(&aligned), [unit(0, 1), unit(1, 1)]);
+    assert_eq!(aligned.accuracy(Intervention::Found), Some(1.));
+    let without = run(&among(&[1, 2], &[0, 1]), &all);
+    assert!(without.accuracy(Intervention::Found).unwrap() < 0.8, "{:?}", without.outcomes);
+    assert!(without.accuracy(Intervention::Everything).unwrap() < 0.8, "{:?}", without.outcomes);
+}
+
+#[test]
 fn masks_find_exactly_the_heads_that_carry_a_variable() {
     for gate in Gate::ALL {
         for (variable, heads) in [(Variable::A, [unit(0, 3), unit(1, 2)]), (Variable::B, [unit(0, 1), unit(1, 0)])] {

@@ -87,6 +87,39 @@ proptest! {
     }
 }
 
+/// The greatest difference from TransformerLens: what two programs in f32 differ by on logits of this size (below 20).
+const FROM_TRANSFORMER_LENS: f64 = 1e-4;
+
+#[test]
+fn scores_are_those_of_a_loop_over_transformer_lens() {
+    #[derive(serde::Deserialize)]
+    struct Goldens {
+        organism: String,
+        pairs: Vec<Golden>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        #[serde(flatten)]
+        pair: Pair,
+        values: std::collections::BTreeMap<String, Vec<f64>>,
+    }
+    let goldens: Goldens = serde_json::from_str(include_str!("goldens/paths.json")).unwrap();
+    let model = model(&format!("organisms/{}", goldens.organism));
+    for Golden { pair, values } in &goldens.pairs {
+        for (receivers, golden) in values {
+            let names: Vec<&str> = receivers.split(' ').collect();
+            let paths = PathSweep { from: vec!["heads".into()], direction: Direction::Noise, ..to(&names) };
+            let found = run(&model, &paths, std::slice::from_ref(pair), Planner::default()).unwrap();
+            assert_eq!(found.values.len(), golden.len());
+            let moved = golden.iter().filter(|value| (*value - found.clean).abs() > 0.1).count();
+            assert!(moved > 0, "{receivers}: the path that matters is among them");
+            for (sender, (found, golden)) in found.senders.iter().zip(found.values.iter().zip(golden)) {
+                assert!((found - golden).abs() < FROM_TRANSFORMER_LENS, "{receivers} {sender:?}: {found} {golden}");
+            }
+        }
+    }
+}
+
 #[test]
 fn senders_after_the_receiver_have_no_path() {
     let model = tiny("gpt2-odd");

@@ -30,6 +30,7 @@ const MADE: &[(&str, &str)] = &[
     ("two_hop_facts", "chain_of_thought = false"),
     ("entity_tracking", ""),
     ("entity_tracking", "boxes = 2"),
+    ("entity_tracking", "form = \"assignments\""),
     ("multiple_choice", ""),
     ("multiple_choice", "other_labels = 1.0"),
     ("indirect_object", ""),
@@ -239,6 +240,16 @@ const READ: &[(&str, &str, &[Read])] = &[
             ("the apple is in box F , the key is in box F . box F contains the", ""),
             ("the apple is in box F . box F contains the", ""),
             ("the apple is in box F , the key is in box Q . box Q contains", ""),
+        ],
+    ),
+    (
+        "entity_tracking",
+        "boxes = 2\nform = \"assignments\"",
+        &[
+            ("apple = box [ F ] ; key = box [ Q ] . box [ F ] =", "apple"),
+            ("apple = box [ F ] ; key = box [ Q ] . box [ Q ] =", "key"),
+            ("apple = box [ F ] ; key = box [ Q ] . box [ A ] =", ""),
+            ("the apple is in box F , the key is in box Q . box F contains the", ""),
         ],
     ),
     (

@@ -146,6 +146,15 @@ impl<'a> Lab<'a> {
         }
     }
 
+    /// A second model of the user's, in the directory `path`.
+    pub fn opened(&self, path: impl AsRef<Path>) -> Result<LabModel<'a>> {
+        let model = Model::open(path)?;
+        for (role, path) in &model.files {
+            self.note(HashedFile::read(*role, path)?);
+        }
+        Ok(LabModel::Own(Box::new(model), None))
+    }
+
     /// The organism `name`, whatever model the user named: ground truth.
     pub fn organism(&self, name: &str) -> Result<LabModel<'a>> {
         let folder = temporary(name)?;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const EMA_WEIGHTS: &str = "ema/model.safetensors";
 
 /// What a checkpoint knows of the run so far.
@@ -182,21 +182,21 @@ fn write_optimizer(path: &Path, optimizer: &AdamW) -> Result<()> {
 }
 
 /// The tensors of one file of a checkpoint.
-struct Stored<'a> {
+pub(crate) struct Stored<'a> {
     directory: &'a Path,
     file: &'static str,
     tensors: HashMap<String, Tensor>,
 }
 
 impl<'a> Stored<'a> {
-    fn read(directory: &'a Path, file: &'static str) -> Result<Self> {
+    pub fn read(directory: &'a Path, file: &'static str) -> Result<Self> {
         let tensors = candle_core::safetensors::load(directory.join(file), &Device::Cpu)
             .map_err(|error| Error::checkpoint(directory, format!("{file}: {error}")))?;
         Ok(Self { directory, file, tensors })
     }
 
     /// A tensor of f32 numbers of this shape.
-    fn get(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
         let fail = |reason: String| Error::checkpoint(self.directory, format!("{}: {reason}", self.file));
         let tensor = self.tensors.get(name).ok_or_else(|| fail(format!("`{name}` is missing")))?;
         if tensor.dims() != shape || tensor.dtype() != DType::F32 {

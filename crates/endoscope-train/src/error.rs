@@ -72,6 +72,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Weights that a training cannot start from.
+    #[error("training cannot start from the model {path}: {reason}")]
+    Start {
+        /// Its directory.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
     /// A series of checkpoints that cannot be used.
     #[error("the series {path} cannot be used: {reason}")]
     Series {

@@ -70,6 +70,7 @@ mod schedule;
 mod series;
 mod series_writer;
 mod slope;
+mod start;
 mod trainer;
 
 pub use adamw::{AdamW, Moments};
@@ -84,4 +85,5 @@ pub use run_directory::{CHECKPOINTS, partial_directory};
 pub use schedule::learning_rate;
 pub use series::{SERIES, Series, SeriesEntry};
 pub use slope::{Slope, slope};
+pub use start::Start;
 pub use trainer::{Outcome, Progress, initial_model, train};

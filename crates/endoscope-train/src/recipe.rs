@@ -11,6 +11,7 @@ use crate::checkpoints::{Checkpoints, EarlyStop};
 use crate::error::{Error, Result};
 use crate::loss::LossOn;
 use crate::recipe_keys::shape_problems;
+use crate::start::Start;
 
 /// What to train, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,6 +134,9 @@ pub struct TrainingRecipe {
     /// The steps whose weights are kept in the series; absent for no series.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<Checkpoints>,
+    /// The model whose weights are in the place of drawn ones, for fine-tuning; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
 }
 
 impl Default for TrainingRecipe {
@@ -156,6 +160,7 @@ impl Default for TrainingRecipe {
             ema: None,
             early_stop: None,
             checkpoints: None,
+            start: None,
         }
     }
 }
@@ -176,7 +181,10 @@ impl Recipe {
         if !problems.is_empty() {
             return Err(fail(problems));
         }
-        let recipe: Self = table.try_into().map_err(|error: toml::de::Error| fail(vec![error.to_string()]))?;
+        let mut recipe: Self = table.try_into().map_err(|error: toml::de::Error| fail(vec![error.to_string()]))?;
+        if let (Some(start), Some(folder)) = (&mut recipe.training.start, path.as_ref().parent()) {
+            start.folder = folder.to_path_buf();
+        }
         problems.extend(recipe.problems());
         if problems.is_empty() { Ok(recipe) } else { Err(fail(problems)) }
     }
@@ -340,6 +348,7 @@ impl TrainingRecipe {
             .collect();
         problems.extend(self.early_stop.iter().flat_map(|early_stop| early_stop.problems()));
         problems.extend(self.checkpoints.iter().flat_map(|checkpoints| checkpoints.problems(self.steps)));
+        problems.extend(self.start.iter().filter_map(Start::problem));
         problems
     }
 }
@@ -426,6 +435,7 @@ mod tests {
             ema: Some(0.9),
             early_stop: Some(EarlyStop { accuracy: 0.9, updates: 5 }),
             checkpoints: Some(Checkpoints::Every { every: 3 }),
+            start: Some(Start::new("base", "0".repeat(64))),
             ..recipe.training
         };
         let table = Table::try_from(&recipe).unwrap();
@@ -465,6 +475,11 @@ mod tests {
             ("accumulate = 3", false),
             ("ema = 1", false),
             ("loss = \"some\"", false),
+            (&format!("start = {{ model = \"../base\", sha256 = \"{}\" }}", "0a".repeat(32)), true),
+            (&format!("start = {{ model = \"../base\", sha256 = \"{}\" }}", "0A".repeat(32)), false),
+            ("start = { model = \"../base\", sha256 = \"12\" }", false),
+            ("start = { model = \"../base\" }", false),
+            ("start = \"../base\"", false),
         ] {
             let parsed = Recipe::parse("r.toml", &with(line));
             match fine {

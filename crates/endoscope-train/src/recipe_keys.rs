@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Steps,
     /// A table of two numbers.
     EarlyStop,
+    /// A table of two texts.
+    Start,
 }
 
 /// Whether a key must be given.
@@ -22,7 +24,7 @@ pub(crate) enum Need {
     Optional,
 }
 
-use Kind::{Count, EarlyStop, Number, OneOf, Steps, Switch};
+use Kind::{Count, EarlyStop, Number, OneOf, Start, Steps, Switch};
 use Need::{Optional, Required};
 
 pub(crate) const MODEL_KEYS: &[(&str, Kind, Need)] = &[
@@ -61,6 +63,7 @@ pub(crate) const TRAINING_KEYS: &[(&str, Kind, Need)] = &[
     ("ema", Number, Optional),
     ("early_stop", EarlyStop, Optional),
     ("checkpoints", Steps, Optional),
+    ("start", Start, Optional),
 ];
 
 /// Sections and keys that are missing, unknown or of the wrong kind.
@@ -140,6 +143,13 @@ impl Kind {
                         && table.keys().all(|key| key == "accuracy" || key == "updates")
                 }),
                 "{ accuracy = SHARE, updates = HOW_MANY } is needed".to_string(),
+            ),
+            Start => (
+                value.as_table().is_some_and(|table| {
+                    let text = |key: &str| table.get(key).is_some_and(Value::is_str);
+                    table.len() == 2 && text("model") && text("sha256")
+                }),
+                "{ model = DIRECTORY, sha256 = OF_ITS_WEIGHTS } is needed".to_string(),
             ),
         };
         (!fits).then_some(wanted)

@@ -76,8 +76,12 @@ pub fn train(
     let training = &recipe.training;
     let (decoder, parameters) = initial_model(recipe, data.vocabulary())?;
     let layout = Layout { family: recipe.model.family, spec: &decoder.spec, companions };
-    let run = RunDirectory::open(out, recipe)?;
     let variables = &parameters.variables;
+    // Before anything is written, so that a wrong start leaves nothing.
+    if let Some(start) = &training.start {
+        start.load(&layout, variables)?;
+    }
+    let run = RunDirectory::open(out, recipe)?;
     let save = |optimizer: &AdamW, ema: &Option<Ema>, state: &State| {
         checkpoint::write(&run.checkpoints(), &layout, variables, optimizer, ema.as_ref(), state)
     };
@@ -157,7 +161,7 @@ pub fn train(
     Ok(Outcome::Finished { directory: run.finish()?, losses: state.losses })
 }
 
-/// The model of `recipe` before any update, and the variables that it is made of.
+/// The model of `recipe` before any update, its weights drawn (not those of [`crate::Start`]), and the variables that it is made of.
 pub fn initial_model(recipe: &Recipe, vocabulary: usize) -> Result<(Decoder, Parameters)> {
     let spec = recipe.model.spec(vocabulary);
     let mut parameters = Parameters::new(recipe.training.seed, recipe.training.init_std, spec.layers);

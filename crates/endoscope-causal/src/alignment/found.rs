@@ -14,13 +14,15 @@ use crate::error::Result;
 pub struct FoundSite {
     /// Its full name.
     pub site: String,
+    /// Which part of it is changed.
+    pub select: Selection,
     /// The heads that the mask has entries for; empty where it has no axis of heads.
     pub heads: Vec<usize>,
     /// The dims, or the given directions, that the mask has entries for; empty where it has no such axis.
     pub entries: Vec<usize>,
     /// The mask before it was rounded; its axes are `head` and `dim` or `direction`, as far as it has them.
     pub soft: Tensor,
-    /// The mask, of zeros and ones. It broadcasts over the selection of the alignment.
+    /// The mask, of zeros and ones. It broadcasts over the selection.
     pub mask: Tensor,
     /// `[direction, dim]`, orthonormal rows: what the mask's last axis goes over, where it goes over directions.
     pub along: Option<Tensor>,
@@ -39,16 +41,16 @@ impl FoundSite {
     }
 
     /// The edit that takes of a source what was found; none if that is nothing.
-    pub fn edit(&self, select: &Selection, source: Value) -> Option<Edit> {
+    pub fn edit(&self, source: Value) -> Option<Edit> {
         let along = self.along.clone().map(Value::from);
         let change = Change::Interpolate { source, mask: self.mask.clone().into(), along };
-        (self.size() > 0).then(|| Edit { site: self.site.clone(), select: select.clone(), change })
+        (self.size() > 0).then(|| Edit { site: self.site.clone(), select: self.select.clone(), change })
     }
 }
 
 /// The edits at all sites, from the activations of a source run.
-pub(crate) fn edits(sites: &[FoundSite], select: &Selection, sources: &Captured) -> Vec<Edit> {
-    let edit = |site: &FoundSite| site.edit(select, sources.get(&site.site).ok()?.clone().into());
+pub(crate) fn edits(sites: &[FoundSite], sources: &Captured) -> Vec<Edit> {
+    let edit = |site: &FoundSite| site.edit(sources.get(&site.site).ok()?.clone().into());
     sites.iter().filter_map(edit).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use endoscope_net::{Array, AxisName, Captured, Change, Edit, Index, Site, Size, Value};
+use endoscope_net::{Array, AxisName, Captured, Change, Edit, Index, Selection, Site, Size, Value};
 use rand_chacha::ChaCha8Rng;
 
 use super::adam::Adam;
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 /// The numbers that are trained at one site.
 pub(crate) struct Part {
     site: String,
+    select: Selection,
     /// Which heads the mask has entries for, if it has an axis of heads; and which dims or directions.
     heads: Vec<usize>,
     entries: Vec<usize>,
@@ -63,7 +64,8 @@ impl Part {
     pub fn new(alignment: &Alignment, site: &Site, random: &mut ChaCha8Rng) -> Result<Self> {
         let fail = |reason: String| Err(Error::Alignment(format!("`{}`: {reason}", site.name)));
         let rate = alignment.learning_rate;
-        let chosen = |name: AxisName| chosen(site, name, alignment.select.on(name));
+        let select = alignment.select_at(site);
+        let chosen = |name: AxisName| chosen(site, name, select.on(name));
         let vector = match site.axes.last() {
             Some(axis) if axis.name == AxisName::Dim => chosen(AxisName::Dim)?,
             _ => None,
@@ -128,6 +130,7 @@ impl Part {
         };
         Ok(Self {
             site: site.name.clone(),
+            select,
             heads: heads.unwrap_or_default(),
             entries: entries.unwrap_or_default(),
             sought,
@@ -135,13 +138,7 @@ impl Part {
     }
 
     /// The edit that a step is trained with, and the size of its mask; `gone` is the share of the training that is over.
-    pub fn edit(
-        &self,
-        alignment: &Alignment,
-        sources: &Captured,
-        gone: f64,
-        random: &mut ChaCha8Rng,
-    ) -> Result<(Edit, Option<Tensor>)> {
+    pub fn edit(&self, sources: &Captured, gone: f64, random: &mut ChaCha8Rng) -> Result<(Edit, Option<Tensor>)> {
         let (mask, along, size): (Value, Option<Value>, _) = match &self.sought {
             Sought::Mask { numbers, gate, along } => {
                 let mask = gate.sample(numbers.tensor(), random)?;
@@ -156,7 +153,7 @@ impl Part {
         };
         let source = sources.get(&self.site)?.clone().into();
         let change = Change::Interpolate { source, mask, along };
-        Ok((Edit { site: self.site.clone(), select: alignment.select.clone(), change }, size))
+        Ok((Edit { site: self.site.clone(), select: self.select.clone(), change }, size))
     }
 
     /// One step down; `left` is the share of the training that is still to come, with which the learning rate falls.
@@ -176,6 +173,7 @@ impl Part {
     pub fn found(&self) -> Result<FoundSite> {
         let found = |soft: Tensor, mask: Tensor, along: Option<Tensor>| FoundSite {
             site: self.site.clone(),
+            select: self.select.clone(),
             heads: self.heads.clone(),
             entries: self.entries.clone(),
             soft,

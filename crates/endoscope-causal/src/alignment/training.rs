@@ -51,24 +51,22 @@ pub fn align(
         let [train, held_out] = [&seen, &unseen].map(|batches| scores(network, batches, edits));
         Ok(Outcome { intervention, train: train?, held_out: held_out? })
     };
-    let select = &alignment.select;
     let (sites, losses) = bench.train(&seen, &mut ran)?;
     let mut outcomes = vec![
         outcome(Intervention::Nothing, &|_| Vec::new())?,
         outcome(Intervention::Everything, &|sources| bench.everything(sources))?,
-        outcome(Intervention::Found, &|sources| edits(&sites, select, sources))?,
+        outcome(Intervention::Found, &|sources| edits(&sites, sources))?,
     ];
     let mut random = generator(alignment.seed, purpose::OTHERS);
     for _ in 0..alignment.random_controls {
         let others = others(&sites, alignment.find.is_rotation(), &mut random)?;
-        outcomes.push(outcome(Intervention::Random, &|sources| edits(&others, select, sources))?);
+        outcomes.push(outcome(Intervention::Random, &|sources| edits(&others, sources))?);
     }
     // The same once more, where the sources tell nothing.
     let others = shuffled(triples, &mut generator(alignment.seed, purpose::SHUFFLED));
     let (seen, unseen) = (bench.batches(&others, &train)?, bench.batches(&others, &held_out)?);
     let (misled, _) = bench.train(&seen, &mut ran)?;
-    let [own, other] =
-        [&seen, &unseen].map(|batches| scores(network, batches, &|sources| edits(&misled, select, sources)));
+    let [own, other] = [&seen, &unseen].map(|batches| scores(network, batches, &|sources| edits(&misled, sources)));
     outcomes.push(Outcome { intervention: Intervention::ShuffledSources, train: own?, held_out: other? });
     Ok(Aligned { sites, losses, train, held_out, outcomes })
 }
@@ -97,7 +95,9 @@ impl<'a> Bench<'a> {
     fn everything(&self, sources: &Captured) -> Vec<Edit> {
         let edit = |site: &String| {
             let change = Change::Patch { source: Value::from(sources.get(site).ok()?.clone()) };
-            Some(Edit { site: site.clone(), select: self.alignment.select.clone(), change })
+            let declared = self.network.sites();
+            let select = self.alignment.select_at(declared.get(declared.resolve_one(site).ok()?));
+            Some(Edit { site: site.clone(), select, change })
         };
         self.sites.iter().filter_map(edit).collect()
     }
@@ -126,7 +126,7 @@ impl<'a> Bench<'a> {
             let gone = step as f64 / (alignment.steps.max(2) - 1) as f64;
             let (mut edits, mut sizes) = (Vec::new(), Vec::new());
             for part in &parts {
-                let (edit, size) = part.edit(alignment, &batch.sources, gone, &mut random)?;
+                let (edit, size) = part.edit(&batch.sources, gone, &mut random)?;
                 edits.push(edit);
                 sizes.extend(size);
             }

@@ -162,7 +162,7 @@ impl Align {
             }),
         )?;
         write_tensors(&directory.path().join(FOUND), &tensors(&aligned))?;
-        directory.write_json(INTERVENTION, &intervention(&alignment, &aligned))?;
+        directory.write_json(INTERVENTION, &intervention(&aligned))?;
         output.finish(directory, &provenance, &report)
     }
 
@@ -238,14 +238,14 @@ fn tensors(aligned: &Aligned) -> Vec<(String, Tensor)> {
 }
 
 /// The plan that puts what was found of a captured source run into another run. Sites where nothing was found have no edit.
-fn intervention(alignment: &Alignment, aligned: &Aligned) -> serde_json::Value {
+fn intervention(aligned: &Aligned) -> serde_json::Value {
     let edit = |site: &endoscope_causal::FoundSite| {
         let file = |what: &str| json!({"file": FOUND, "tensor": format!("{}.{what}", site.site)});
         let mut interpolate = json!({"source": {"file": SOURCE}, "mask": file("mask")});
         if site.along.is_some() {
             interpolate["along"] = file("along");
         }
-        json!({"site": site.site, "select": alignment.select, "change": {"interpolate": interpolate}})
+        json!({"site": site.site, "select": site.select, "change": {"interpolate": interpolate}})
     };
     let found = aligned.sites.iter().filter(|site| site.size() > 0);
     json!({"edits": found.map(edit).collect::<Vec<_>>()})

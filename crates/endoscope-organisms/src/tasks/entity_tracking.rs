@@ -1,6 +1,6 @@
 //! What is in the box? `<bos> the apple is in box F , the key is in box Q . box F contains the`, then `apple` (Kim and Schuster
 //! 2023, arXiv 2305.02363; Prakash et al. 2024, arXiv 2402.14811). Boxes are named in random order, so that a box and its position say
-//! nothing of each other.
+//! nothing of each other. The same binding in another form is a list of assignments: `<bos> apple = box [ F ] ; key = box [ Q ] . box [ F ] =`.
 
 use rand::{Rng, RngExt};
 use serde::Deserialize;
@@ -22,11 +22,24 @@ pub const NAME: &str = "entity_tracking";
 pub struct Parameters {
     /// How many boxes, each with one object; default 7.
     pub boxes: usize,
+    /// How it is written; default `sentences`.
+    pub form: Form,
+}
+
+/// How a scene is written. A label stands as far behind its object, and the end as far behind the question's label, in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// `the apple is in box F , … . box F contains the`
+    #[default]
+    Sentences,
+    /// `apple = box [ F ] ; … . box [ F ] =`
+    Assignments,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { boxes: 7 }
+        Self { boxes: 7, form: Form::default() }
     }
 }
 
@@ -62,15 +75,20 @@ pub struct Desiderata {
 impl EntityTracking {
     /// From the keys of `[task]`, its name left out.
     pub fn from_parameters(parameters: &Table) -> Result<Self> {
-        let Parameters { boxes } = read(NAME, parameters, |parameters: &Parameters, problems| {
+        let Parameters { boxes, form } = read(NAME, parameters, |parameters: &Parameters, problems| {
             problems.count("boxes", parameters.boxes, 2, 26);
         })?;
         let labels = ('A'..='Z').map(String::from).collect();
-        let (lexicon, [object, label]) = Lexicon::new([owned(&OBJECTS), labels], "the is in box , . contains");
-        let facts = vec!["the _ is in box _"; boxes].join(" , ");
+        let (fact, between, question) = match form {
+            Form::Sentences => ("the _ is in box _", " , ", " . box _ contains the"),
+            Form::Assignments => ("_ = box [ _ ]", " ; ", " . box [ _ ] ="),
+        };
+        let others = format!("{fact}{between}{question}").replace('_', "");
+        let (lexicon, [object, label]) = Lexicon::new([owned(&OBJECTS), labels], &others);
+        let facts = vec![fact; boxes].join(between);
         let mut kinds = [object, label].repeat(boxes);
         kinds.push(label);
-        let sentence = lexicon.template(&format!("{facts} . box _ contains the"), &kinds);
+        let sentence = lexicon.template(&format!("{facts}{question}"), &kinds);
         Ok(Self { boxes, lexicon, object, label, sentence })
     }
 

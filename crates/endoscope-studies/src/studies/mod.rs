@@ -14,6 +14,7 @@ studies! {
     mcq_circuit::McqCircuit,
     cot_circuit::CotCircuit,
     local_intrinsic_dimension::LocalIntrinsicDimension,
+    entity_tracking::EntityTracking,
     talking_heads::TalkingHeads,
     task_hinting::TaskHinting,
 }
