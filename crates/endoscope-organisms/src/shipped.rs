@@ -48,11 +48,19 @@ const REDUNDANT: Organism = Organism {
     ),
 };
 
+const PATHS: Organism = Organism {
+    name: "paths",
+    about: "one layer that finds paths in a graph of 100 nodes: its weights hold the edges, and which node leads to which",
+    source: Source::Shipped(
+        shipped!("paths": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
+    ),
+};
+
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION, REDUNDANT].into_iter().chain(constructed).collect()
+    [INDUCTION, REDUNDANT, PATHS].into_iter().chain(constructed).collect()
 }
 
 /// The files of the organism `induction`.

@@ -11,6 +11,7 @@ macro_rules! studies {
 }
 
 studies! {
+    alpine_path_planning::AlpinePathPlanning,
     talking_heads::TalkingHeads,
 }
 
