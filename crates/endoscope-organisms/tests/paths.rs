@@ -55,7 +55,7 @@ fn it_finds_paths_that_it_was_not_trained_on() {
 }
 
 /// The share of right paths over all pairs that were not trained on, sampled at temperature 1, as MODEL.md has it.
-const SAMPLED: f64 = 0.89;
+const SAMPLED: f64 = 0.923;
 
 #[test]
 fn its_weights_hold_edges_and_what_was_seen_on_the_way() {

@@ -1,9 +1,11 @@
-//! What single tokens say in a network of one layer, read from its weights (Wang et al. 2024, ALPINE, arXiv 2405.09220, section 4.2).
+//! What single tokens say in a network of one layer, read from its weights (Wang et al. 2024, ALPINE, arXiv 2405.09220,
+//! section 4.2).
 //!
-//! With `x` the embedding of a token, `F` the MLP, `A` what attention writes of a token to which it gives all its weight (`W_V W_O` of all heads),
-//! and `U` final norm and unembedding, a token that stands at the current position says `U(x + F(x))`, and one that is looked at makes the current
-//! position say `U(A(x) + F(A(x)))`. In the paper's task the first is which node follows which (`W_M'`), the second which node
-//! lies on the way to a target (`W_V'`). Norms and biases are those of the network; positions are left out.
+//! With `x` the embedding of a token, `F` the MLP, `A` what attention writes of a token to which it gives all its
+//! weight (`W_V W_O` of all heads), and `U` final norm and unembedding, a token that stands at the current position
+//! says `U(x + F(x))`, and one that is looked at makes the current position say `U(A(x) + F(A(x)))`. In the paper's
+//! task the first is which node follows which (`W_M'`), the second which node lies on the way to a target (`W_V'`).
+//! Norms and biases are those of the network; positions are left out.
 //!
 //! Both are runs of single tokens under edits, so that they need no arithmetic of their own.
 
@@ -25,8 +27,8 @@ pub struct TokenViews {
     pub looked_at: Vec<Vec<f64>>,
 }
 
-/// The views of `tokens` on each other. An error where the network has several layers, or an MLP that does not read what attention
-/// writes: then no two matrices are the whole of what it knows of tokens.
+/// The views of `tokens` on each other. An error where the network has several layers, or an MLP that does not read
+/// what attention writes: then no two matrices are the whole of what it knows of tokens.
 pub fn token_views(network: &dyn Network, tokens: &[u32]) -> Result<TokenViews> {
     let sites = network.sites();
     let has = |name: &str| sites.resolve_one(name).is_ok();

@@ -94,8 +94,9 @@ impl SeenGraph {
         Self { reachability: adjacency.closure(), adjacency, seen_adjacency, seen_reachability }
     }
 
-    /// How much a path from `source` to `target` must be put together from what was seen (the paper's degree): 0 if the source was seen on
-    /// a path to the target, 1 if a node after it was, 2 if one after that; 3 stands for more. `None` without a path.
+    /// How much a path from `source` to `target` must be put together from what was seen (the paper's degree): 0 if the
+    /// source was seen on a path to the target, 1 if a node after it was, 2 if one after that; 3 stands for more.
+    /// `None` without a path.
     pub fn degree(&self, source: usize, target: usize) -> Option<usize> {
         let seen = |node: usize| self.seen_reachability.holds(target, node);
         let after = |node: usize| self.adjacency.after(node);

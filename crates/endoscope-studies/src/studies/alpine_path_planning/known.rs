@@ -32,8 +32,8 @@ impl Known {
         Self { names, graph: task.seen(), untrained: task.pairs(TEST).to_vec() }
     }
 
-    /// A graph from a file: each line is a path that was seen in training, as names of nodes separated by blanks, and a line of two
-    /// names an edge. Empty lines and those that begin with `#` are left out.
+    /// A graph from a file: each line is a path that was seen in training, as names of nodes separated by blanks, and a
+    /// line of two names an edge. Empty lines and those that begin with `#` are left out.
     pub fn read(path: &Path) -> Result<(Self, String)> {
         let io = |source| Error::Io { doing: "read the graph", path: path.display().to_string(), source };
         let text = std::fs::read_to_string(path).map_err(io)?;
@@ -73,12 +73,14 @@ impl Known {
             trained.set(path[0], path[path.len() - 1]);
         }
         let graph = SeenGraph::new(edges, paths.into_iter().map(|path| (path[path.len() - 1], path)));
-        let pairs = (0..names.len()).flat_map(|source| graph.reachability.after(source).map(move |target| (source, target)));
+        let pairs =
+            (0..names.len()).flat_map(|source| graph.reachability.after(source).map(move |target| (source, target)));
         let untrained = pairs.filter(|&(source, target)| source != target && !trained.holds(source, target)).collect();
         Ok(Self { names, graph, untrained })
     }
 
-    /// Pairs of nodes of which the first might have an edge to the second: all, or if every edge goes from a lesser to a greater node, those that do.
+    /// Pairs of nodes of which the first might have an edge to the second: all, or if every edge goes from a lesser to
+    /// a greater node, those that do.
     pub fn cells(&self) -> Vec<(usize, usize)> {
         let nodes = 0..self.names.len();
         let upwards = nodes.clone().all(|from| self.graph.adjacency.after(from).all(|to| from < to));
@@ -86,7 +88,8 @@ impl Known {
         all.filter(|(from, to)| if upwards { from < to } else { from != to }).collect()
     }
 
-    /// At most `most` pairs of each degree that were not trained on, drawn at random, with their degrees; how many there are of each.
+    /// At most `most` pairs of each degree that were not trained on, drawn at random, with their degrees; how many
+    /// there are of each.
     pub fn drawn(&self, most: usize, seed: u64) -> (Vec<Asked>, [usize; 4]) {
         let mut random = generator(seed, 1 << 40);
         let mut by_degree: [Vec<(usize, usize)>; 4] = Default::default();

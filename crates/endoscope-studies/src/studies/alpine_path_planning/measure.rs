@@ -34,7 +34,13 @@ pub(super) struct Asking<'a> {
 }
 
 /// The share of right answers to each question.
-pub(super) fn answers(model: &Model, known: &Known, asked: &[Asked], asking: &Asking<'_>, seed: u64) -> Result<Vec<f64>> {
+pub(super) fn answers(
+    model: &Model,
+    known: &Known,
+    asked: &[Asked],
+    asking: &Asking<'_>,
+    seed: u64,
+) -> Result<Vec<f64>> {
     let tokenizer = model.tokenizer()?;
     let prompts = asked.iter().map(|pair| {
         let text = asking.prompt.replace("{source}", &known.names[pair.source]);
@@ -49,7 +55,11 @@ pub(super) fn answers(model: &Model, known: &Known, asked: &[Asked], asking: &As
             let stream = (sample * asked.len() + first) as u64;
             let settings = Settings {
                 max_tokens: asking.longest,
-                sampling: Sampling { temperature: 1., seed: seed.wrapping_shl(32).wrapping_add(stream), ..Sampling::default() },
+                sampling: Sampling {
+                    temperature: 1.,
+                    seed: seed.wrapping_shl(32).wrapping_add(stream),
+                    ..Sampling::default()
+                },
                 stop: vec![asking.stop.to_string()],
                 stop_at_end_token: true,
                 caching: Caching::On,
@@ -61,7 +71,9 @@ pub(super) fn answers(model: &Model, known: &Known, asked: &[Asked], asking: &As
                 let before = if asking.prompt.ends_with("{source}") { &known.names[asked[at].source] } else { "" };
                 let path = path_of(&format!("{before} {said}"), &numbers);
                 let is_right = path.is_some_and(|path| {
-                    path.first() == Some(&asked[at].source) && path.last() == Some(&asked[at].target) && known.graph.is_path(&path)
+                    path.first() == Some(&asked[at].source)
+                        && path.last() == Some(&asked[at].target)
+                        && known.graph.is_path(&path)
                 });
                 right[at] += f64::from(u8::from(is_right)) / asking.samples as f64;
             }
@@ -73,7 +85,9 @@ pub(super) fn answers(model: &Model, known: &Known, asked: &[Asked], asking: &As
 /// The nodes that a text names, separated by blanks, commas or arrows; `None` if there is anything else.
 fn path_of(text: &str, numbers: &HashMap<&str, usize>) -> Option<Vec<usize>> {
     let text = text.replace("->", " ").replace(['→', ','], " ");
-    text.split_whitespace().map(|word| numbers.get(word).or_else(|| numbers.get(word.trim_end_matches('.'))).copied()).collect()
+    text.split_whitespace()
+        .map(|word| numbers.get(word).or_else(|| numbers.get(word.trim_end_matches('.'))).copied())
+        .collect()
 }
 
 /// How well paths are found that were not trained on.
@@ -99,30 +113,38 @@ pub(super) struct Joined {
 impl Behaviour {
     /// From the share of right answers to each question; `counts` says how many pairs there are of each degree.
     pub fn of(asked: &[Asked], counts: [usize; 4], right: &[f64]) -> Self {
-        let mean_of = |wanted: &dyn Fn(&Asked) -> bool| mean(asked.iter().zip(right).filter(|(pair, _)| wanted(pair)).map(|(_, right)| *right));
+        let mean_of = |wanted: &dyn Fn(&Asked) -> bool| {
+            mean(asked.iter().zip(right).filter(|(pair, _)| wanted(pair)).map(|(_, right)| *right))
+        };
         let degrees = [0, 1, 2, 3].map(|degree| (counts[degree], mean_of(&|pair| pair.degree == degree)));
         let weighted = degrees.iter().filter_map(|(count, share)| Some(*count as f64 * (*share)?)).sum::<f64>();
         let joined = [1, 2].map(|least| {
             let whole = degrees[0].1?;
             let theirs = mean_of(&|pair| pair.degree >= least)?;
             let as_far = asked.iter().filter(|pair| pair.degree >= least);
-            let as_far = as_far.filter_map(|pair| mean_of(&|other| other.degree == 0 && other.distance == pair.distance));
+            let as_far =
+                as_far.filter_map(|pair| mean_of(&|other| other.degree == 0 && other.distance == pair.distance));
             Some(Joined { lost: whole - theirs, lost_by_distance: whole - mean(as_far)? })
         });
         Self { all: weighted / counts.iter().sum::<usize>().max(1) as f64, degrees, joined }
     }
 }
 
-/// The mean attention of the nodes of a path on the target, over rows of the split that is not trained on, and over all heads of the first layer.
+/// How much of the attention of the nodes of a path that goes to nodes goes to the target: over rows of the split that
+/// is not trained on, and all heads of the first layer. What goes to `<bos>`, which the paper's rows do not have, is
+/// left out, for it says nothing of any row.
 pub(super) fn attention_on_target(model: &Model, task: &dyn Task, rows: usize, seed: u64) -> Result<f64> {
     let rows = (0..rows as u64).map(|number| Ok(task.row(TEST, seed, number)?.tokens));
     let rows = rows.collect::<Result<Vec<Vec<u32>>>>()?;
-    let run = model.decoder.run(&Inputs::padded(rows.clone(), Padding::Right)?, &Plan::default().capture(Capture::new("pattern.0")))?;
-    // `[row][query][key]`, the mean over heads.
-    let patterns = run.captured.get("blocks.0.attn.hook_pattern")?.mean(1)?.to_vec3::<f32>()?;
-    let looks = rows.iter().zip(&patterns).flat_map(|(row, pattern)| {
+    let plan = Plan::default().capture(Capture::new("pattern.0"));
+    let run = model.decoder.run(&Inputs::padded(rows.clone(), Padding::Right)?, &plan)?;
+    let patterns = run.captured.get("blocks.0.attn.hook_pattern")?;
+    let looks = (0..patterns.dim(1)?).map(|head| Ok(patterns.narrow(1, head, 1)?.squeeze(1)?.to_vec3::<f32>()?));
+    let looks = looks.collect::<Result<Vec<_>>>()?;
+    let looks = looks.iter().flat_map(|patterns| rows.iter().zip(patterns)).flat_map(|(row, pattern)| {
         // The last token ends the row: nothing comes after it.
-        (PROMPT..row.len() - 1).map(|query| f64::from(pattern[query][PROMPT - 1]))
+        let queries = pattern[PROMPT..row.len() - 1].iter();
+        queries.map(|keys| f64::from(keys[PROMPT - 1]) / keys[1..].iter().map(|&key| f64::from(key)).sum::<f64>())
     });
     mean(looks).ok_or_else(|| Error::Unsuitable { reason: "there are no rows to look at".into() })
 }
@@ -134,7 +156,8 @@ pub(super) struct InWeights {
     pub edges: f64,
     /// The same for as many pairs drawn at random in the place of edges.
     pub edges_drawn: f64,
-    /// The mean of the reachability view where the node was seen on the way to the target, where it only could be, and where it cannot be.
+    /// The mean of the reachability view where the node was seen on the way to the target, where it only could be, and
+    /// where it cannot be.
     pub means: [Option<f64>; 3],
     /// How many cells these are.
     pub counts: [usize; 3],
@@ -153,7 +176,8 @@ impl InWeights {
         let mut groups: [Vec<f64>; 3] = Default::default();
         // A node before which the target cannot lie is as little news as the diagonal; both are left out.
         for &(node, target) in &cells {
-            groups[group(&known.graph.seen_reachability, &known.graph.reachability, node, target)].push(views.looked_at[target][node]);
+            groups[group(&known.graph.seen_reachability, &known.graph.reachability, node, target)]
+                .push(views.looked_at[target][node]);
         }
         let halves: [Vec<f64>; 2] = groups[0].iter().fold(Default::default(), |mut halves, &value| {
             halves[usize::from(random.random_bool(0.5))].push(value);
@@ -173,7 +197,8 @@ impl InWeights {
         Some(self.means[0]? - self.means[1]?)
     }
 
-    /// Where the nodes that only could be on the way stand between those that cannot be (0) and those that were seen (1).
+    /// Where the nodes that only could be on the way stand between those that cannot be (0) and those that were seen
+    /// (1).
     pub fn place_of_unseen(&self) -> Option<f64> {
         place(self.means[1]?, self.means[2]?, self.means[0]?)
     }

@@ -1,8 +1,9 @@
-//! The paper's simplified model (section 4.1): attention rests on the target, embeddings are the identity, so that the logits after node `i` on the way to
-//! `j` are `W_M[i] + W_V[j]`. With `N_ijk` how often `k` comes next there, the gradient of the loss is
-//! `dl/dW_M[i,k] = sum_j (N_ij softmax(W_M[i] + W_V[j])_k - N_ijk)`, and that of `W_V[j,k]` the same with the sum over `i`. So (Theorem 3) it is
-//! always zero where `i` was never seen, always positive where it was but never with `k` next, and negative as the weight goes to minus infinity where it
-//! was: the weights of what was not seen only fall, whatever is true.
+//! The paper's simplified model (section 4.1): attention rests on the target, embeddings are the identity, so that the
+//! logits after node `i` on the way to `j` are `W_M[i] + W_V[j]`. With `N_ijk` how often `k` comes next there, the
+//! gradient of the loss is `dl/dW_M[i,k] = sum_j (N_ij softmax(W_M[i] + W_V[j])_k - N_ijk)`, and that of `W_V[j,k]` the
+//! same with the sum over `i`. So (Theorem 3) it is always zero where `i` was never seen, always positive where it was
+//! but never with `k` next, and negative as the weight goes to minus infinity where it was: the weights of what was not
+//! seen only fall, whatever is true.
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use endoscope_organisms::tasks::path_finding::PathFinding;
@@ -19,7 +20,8 @@ const VERY_LOW: f64 = -60.;
 /// How well formula and theorem describe the model, on one graph.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Exactness {
-    /// The largest difference of the formula from the gradient by automatic differentiation, over the largest entry of that.
+    /// The largest difference of the formula from the gradient by automatic differentiation, over the largest entry of
+    /// that.
     pub difference: f64,
     /// The same for the counts of a graph drawn anew.
     pub difference_elsewhere: f64,
@@ -157,7 +159,8 @@ impl Weights {
         Ok([of(&m)?, of(&v)?])
     }
 
-    /// The share of all weights whose gradient, under `counts`, has the sign that the theorem says where `cases` decide which of the three cases it is.
+    /// The share of all weights whose gradient, under `counts`, has the sign that the theorem says where `cases` decide
+    /// which of the three cases it is.
     fn obeyed(&self, counts: &Counts, cases: &Counts) -> f64 {
         let gradient = self.gradient(counts);
         let (mut obeyed, mut all) = (0, 0);
@@ -223,7 +226,11 @@ mod tests {
                 loss
             };
             let slope = (moved(1e-4) - moved(-1e-4)) / 2e-4;
-            assert!((slope - gradient[which][cell]).abs() < 1e-5, "{which} {cell}: {slope}, not {}", gradient[which][cell]);
+            assert!(
+                (slope - gradient[which][cell]).abs() < 1e-5,
+                "{which} {cell}: {slope}, not {}",
+                gradient[which][cell]
+            );
         }
     }
 
