@@ -103,7 +103,8 @@ impl Known {
         let mut asked = Vec::new();
         for (degree, mut pairs) in by_degree.into_iter().enumerate() {
             for kept in 0..most.min(pairs.len()) {
-                pairs.swap(kept, random.random_range(kept..pairs.len()));
+                let chosen = random.random_range(kept..pairs.len());
+                pairs.swap(kept, chosen);
                 let (source, target) = pairs[kept];
                 asked.push(Asked { source, target, degree, distance: distances[source][target].unwrap_or(0) });
             }

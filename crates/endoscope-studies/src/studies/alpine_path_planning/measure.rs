@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 
 /// How many prompts go on at once.
 const TOGETHER: usize = 256;
+/// Over how many draws the control with half of the cells is averaged.
+const SPLITS: usize = 64;
 /// The part of a task's prompt before the path: `<bos>`, source and target.
 const PROMPT: usize = 3;
 
@@ -157,12 +159,13 @@ pub(super) struct InWeights {
     /// The same for as many pairs drawn at random in the place of edges.
     pub edges_drawn: f64,
     /// The mean of the reachability view where the node was seen on the way to the target, where it only could be, and
-    /// where it cannot be.
+    /// where it cannot be; less what all targets say of the node alike.
     pub means: [Option<f64>; 3],
     /// How many cells these are.
     pub counts: [usize; 3],
-    /// The means of two halves of the cells that were seen.
-    pub halves: [Option<f64>; 2],
+    /// Where half of the seen ones stand by [`place_of_unseen`](Self::place_of_unseen), as if they had not been seen;
+    /// the mean over draws of the half.
+    pub place_of_hidden: Option<f64>,
 }
 
 impl InWeights {
@@ -174,21 +177,26 @@ impl InWeights {
         let edges = auc(&scores, &truth)?;
         (1..truth.len()).rev().for_each(|at| truth.swap(at, random.random_range(0..=at)));
         let mut groups: [Vec<f64>; 3] = Default::default();
-        // A node before which the target cannot lie is as little news as the diagonal; both are left out.
+        // What every target says of a node alike is about the node alone: how often it comes next.
+        let means = node_means(views, &cells);
         for &(node, target) in &cells {
             groups[group(&known.graph.seen_reachability, &known.graph.reachability, node, target)]
-                .push(views.looked_at[target][node]);
+                .push(views.looked_at[target][node] - means[node]);
         }
-        let halves: [Vec<f64>; 2] = groups[0].iter().fold(Default::default(), |mut halves, &value| {
-            halves[usize::from(random.random_bool(0.5))].push(value);
-            halves
-        });
+        let means = groups.each_ref().map(|group| mean(group.iter().copied()));
+        let mut hidden = || {
+            let mut halves: [Vec<f64>; 2] = Default::default();
+            groups[0].iter().for_each(|&value| halves[usize::from(random.random_bool(0.5))].push(value));
+            let [rest, hidden] = halves.map(|half| mean(half.into_iter()));
+            place(hidden?, means[2]?, rest?)
+        };
+        let hidden: Option<Vec<f64>> = (0..SPLITS).map(|_| hidden()).collect();
         Ok(Self {
             edges,
             edges_drawn: auc(&scores, &truth)?,
-            means: groups.each_ref().map(|group| mean(group.iter().copied())),
+            means,
             counts: groups.each_ref().map(Vec::len),
-            halves: halves.map(|half| mean(half.into_iter())),
+            place_of_hidden: hidden.and_then(|places| mean(places.into_iter())),
         })
     }
 
@@ -202,11 +210,15 @@ impl InWeights {
     pub fn place_of_unseen(&self) -> Option<f64> {
         place(self.means[1]?, self.means[2]?, self.means[0]?)
     }
+}
 
-    /// The same for half of the seen ones, as if they had not been seen.
-    pub fn place_of_hidden(&self) -> Option<f64> {
-        place(self.halves[1]?, self.means[2]?, self.halves[0]?)
+/// What targets say of each node on average, over the cells that there are.
+fn node_means(views: &TokenViews, cells: &[(usize, usize)]) -> Vec<f64> {
+    let mut sums = vec![(0., 0.); views.looked_at.len()];
+    for &(node, target) in cells {
+        sums[node] = (sums[node].0 + views.looked_at[target][node], sums[node].1 + 1.);
     }
+    sums.into_iter().map(|(sum, count)| if count > 0. { sum / count } else { 0. }).collect()
 }
 
 /// 0 if seen on the way, 1 if only possible, 2 if not.

@@ -23,9 +23,8 @@ pub(super) fn by_degree(outcome: &mut Outcome, behaviours: &[&Behaviour]) -> Res
         cells.map(of).collect()
     };
     let axes = || [("degree", labels(names)), ("seed", seeds())];
-    let share =
-        Table::with_missing("share of right paths between pairs not trained on", axes(), cells(&|cell| cell.1))?;
-    let count = Table::with_missing("pairs not trained on", axes(), cells(&|cell| Some(cell.0 as f64)))?;
+    let share = Table::with_missing("share of right paths between pairs not trained on", axes(), cells(|cell| cell.1))?;
+    let count = Table::with_missing("pairs not trained on", axes(), cells(|cell| Some(cell.0 as f64)))?;
     outcome.tables.insert("accuracy_by_degree".into(), share);
     outcome.tables.insert("pairs_by_degree".into(), count);
     let section = |heading: &str, table: &str, caption: &str| Section::Table {
@@ -64,7 +63,7 @@ pub(super) fn means(outcome: &mut Outcome, figures: &[Figures]) -> Result<()> {
     outcome.sections.push(Section::Table {
         heading: Some("What a target says of nodes".into()),
         table: "reachability_means".into(),
-        caption: "Means of the reachability view over cells and seeds.".into(),
+        caption: "Means of the reachability view over cells and seeds, less what all targets say of a node alike.".into(),
     });
     Ok(())
 }
