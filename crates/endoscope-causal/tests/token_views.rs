@@ -45,6 +45,6 @@ fn networks_without_such_views_are_refused() {
     let error = token_views(&open("gpt2-odd").decoder, &[1, 2]).unwrap_err().to_string();
     assert!(error.contains("one layer") && error.contains("layers"), "{error}");
     let one = Model::open(goldens().join("gpt2")).unwrap();
-    assert!(token_views(&one.decoder, &[11]).unwrap_err().to_string().contains("out of range"));
+    assert!(token_views(&one.decoder, &[11]).is_err(), "a token that the model lacks");
     assert!(token_views(&one.decoder, &[]).is_err());
 }
