@@ -26,6 +26,7 @@ mod file;
 pub mod jacobian;
 mod readout;
 mod rows;
+mod token_views;
 pub mod tuned;
 
 use candle_core::{DType, Tensor};
@@ -36,6 +37,7 @@ use crate::error::{Error, Result};
 
 pub use readout::{Ask, Candidate, Cell, Loss, Reading, ReciprocalRanks, losses, read, reciprocal_ranks};
 pub use rows::{repeated_rows, split};
+pub use token_views::{TokenViews, token_views};
 
 /// What a lens maps by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,11 +3,14 @@
 //! that an edge joins are trained on, of the others that have a path about half; for each pair that is trained on there are `walks` random paths,
 //! always the same, and for each edge one more. As in the paper the whole row counts in the loss.
 
+mod graph;
+
 use endoscope_train::generator;
 use rand::{Rng, RngExt};
 use serde::Deserialize;
 use toml::Table;
 
+pub use self::graph::{Matrix, SeenGraph};
 use super::lexicon::{Kind, Lexicon, numbers};
 use super::parameters::{read, refuse};
 use super::questions::PromptPair;
@@ -59,37 +62,6 @@ pub enum Data {
     ShuffledTargets,
 }
 
-/// A relation between nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Matrix {
-    nodes: usize,
-    cells: Vec<bool>,
-}
-
-impl Matrix {
-    fn new(nodes: usize) -> Self {
-        Self { nodes, cells: vec![false; nodes * nodes] }
-    }
-
-    /// Whether it holds from the first to the second node; never for what is no node.
-    pub fn holds(&self, from: usize, to: usize) -> bool {
-        from < self.nodes && to < self.nodes && self.cells[from * self.nodes + to]
-    }
-
-    fn set(&mut self, from: usize, to: usize) {
-        self.cells[from * self.nodes + to] = true;
-    }
-}
-
-/// What the training rows show (the paper's observed matrices).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
-    /// Whether some path goes over this edge.
-    pub adjacency: Matrix,
-    /// From target to node: whether the node, not as the source, is on some path with this target.
-    pub reachability: Matrix,
-}
-
 /// The task, with its graph.
 #[derive(Debug, Clone)]
 pub struct PathFinding {
@@ -129,7 +101,7 @@ impl PathFinding {
                 adjacency.set(from, to);
             }
         }
-        let reachability = closure(&adjacency);
+        let reachability = adjacency.closure();
         let mut random = generator(seed, 1);
         let (mut edges, mut train, mut test, mut is_trained) = (vec![], vec![], vec![], Matrix::new(nodes));
         for (from, to) in upwards(nodes).filter(|&(from, to)| reachability.holds(from, to)) {
@@ -187,28 +159,14 @@ impl PathFinding {
         Some((target, path))
     }
 
-    /// What all training rows together show.
-    pub fn observed(&self) -> Observed {
-        let nodes = self.parameters.nodes;
-        let mut observed = Observed { adjacency: Matrix::new(nodes), reachability: Matrix::new(nodes) };
-        for (target, path) in (0..self.training_rows()).filter_map(|number| self.training_row(number)) {
-            path.windows(2).for_each(|step| observed.adjacency.set(step[0], step[1]));
-            path.iter().skip(1).for_each(|&node| observed.reachability.set(target, node));
-        }
-        observed
+    /// The graph, with what all training rows together show of it.
+    pub fn seen(&self) -> SeenGraph {
+        SeenGraph::new(self.adjacency.clone(), (0..self.training_rows()).filter_map(|number| self.training_row(number)))
     }
 
-    /// How much a path from `source` to `target` must be put together from what was observed (the paper's degree): 0 if the source was seen on
-    /// a path to the target, 1 if a node after it was, 2 if one after that; 3 stands for more. `None` without a path.
-    pub fn degree(&self, observed: &Observed, source: usize, target: usize) -> Option<usize> {
-        let seen = |node: usize| observed.reachability.holds(target, node);
-        let after = |node: usize| (0..self.parameters.nodes).filter(move |&next| self.adjacency.holds(node, next));
-        self.reachability.holds(source, target).then(|| match source {
-            source if seen(source) => 0,
-            source if after(source).any(seen) => 1,
-            source if after(source).any(|next| after(next).any(seen)) => 2,
-            _ => 3,
-        })
+    /// How many nodes it has.
+    pub fn nodes(&self) -> usize {
+        self.parameters.nodes
     }
 
     /// Whether this is a path from its first to its last node.
@@ -219,7 +177,7 @@ impl PathFinding {
     /// The nodes that may come after `node` on the way to `target`.
     fn next(&self, node: usize, target: usize) -> Vec<usize> {
         let leads = |&next: &usize| next == target || self.reachability.holds(next, target);
-        (0..self.parameters.nodes).filter(|&next| self.adjacency.holds(node, next)).filter(leads).collect()
+        self.adjacency.after(node).filter(leads).collect()
     }
 
     /// A random path: each step to any node from which the target is reached.
@@ -245,22 +203,6 @@ impl PathFinding {
 /// All pairs of nodes of which the second is greater.
 fn upwards(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..nodes).flat_map(move |from| (from + 1..nodes).map(move |to| (from, to)))
-}
-
-/// Where paths lead: from the greatest node down, each reaches its neighbours and what they reach.
-fn closure(adjacency: &Matrix) -> Matrix {
-    let nodes = adjacency.nodes;
-    let mut reached = adjacency.clone();
-    for from in (0..nodes).rev() {
-        for next in (from + 1..nodes).filter(|&next| adjacency.holds(from, next)) {
-            for to in next + 1..nodes {
-                if reached.holds(next, to) {
-                    reached.set(from, to);
-                }
-            }
-        }
-    }
-    reached
 }
 
 impl Exercise for PathFinding {

@@ -15,6 +15,7 @@ studies! {
     cot_circuit::CotCircuit,
     local_intrinsic_dimension::LocalIntrinsicDimension,
     entity_tracking::EntityTracking,
+    alpine_path_planning::AlpinePathPlanning,
     talking_heads::TalkingHeads,
     task_hinting::TaskHinting,
 }
