@@ -29,7 +29,7 @@ mod tokenizer;
 pub use constructed::{Carries, Circuit, Constructed, constructed};
 pub use error::{Error, Result};
 pub use registry::{TASKS, task, task_parts, train};
-pub use shipped::{Organism, induction_model_files, organisms, write_organism};
+pub use shipped::{Organism, organisms, write_organism};
 pub use task::{BOS, Row, SPECIAL, TRAIN, Task, UNKNOWN, words};
 pub use tasks::questions::{PromptPair, Question};
 pub use tasks::streamed::{Exercise, Streamed};

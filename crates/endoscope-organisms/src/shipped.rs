@@ -26,46 +26,46 @@ enum Source {
     Constructed,
 }
 
-macro_rules! shipped {
-    ($directory:literal: $($file:literal),+ $(,)?) => {
-        &[$(($file, include_bytes!(concat!("../../../organisms/", $directory, "/", $file)))),+]
+/// The name of a directory under `organisms/`, what it is known to do, and the files in it.
+macro_rules! trained {
+    ($($name:literal: $about:literal),+ $(,)?) => {
+        &[$(Organism {
+            name: $name,
+            about: $about,
+            source: Source::Shipped(&[
+                trained!($name, "config.json"),
+                trained!($name, "model.safetensors"),
+                trained!($name, "tokenizer.json"),
+                trained!($name, "tokenizer_config.json"),
+                trained!($name, "recipe.toml"),
+                trained!($name, "training.json"),
+                trained!($name, "MODEL.md"),
+            ]),
+        }),+]
+    };
+    ($name:literal, $file:literal) => {
+        ($file, include_bytes!(concat!("../../../organisms/", $name, "/", $file)))
     };
 }
 
-const INDUCTION_FILES: &[(&str, &[u8])] = shipped!("induction": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md");
-
-const INDUCTION: Organism = Organism {
-    name: "induction",
-    about: "two layers that repeat a sequence: a previous-token head in layer 0, an induction head in layer 1",
-    source: Source::Shipped(INDUCTION_FILES),
-};
-
-const REDUNDANT: Organism = Organism {
-    name: "induction-redundant",
-    about: "two layers of eight heads that repeat a sequence: eight induction heads, none of which is needed",
-    source: Source::Shipped(
-        shipped!("induction-redundant": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
-    ),
-};
-
-const MULTIPLE_CHOICE: Organism = Organism {
-    name: "multiple-choice",
-    about: "three layers that answer a question with four options by the letter of the right one",
-    source: Source::Shipped(
-        shipped!("multiple-choice": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.toml", "training.json", "MODEL.md"),
-    ),
+const TRAINED: &[Organism] = trained! {
+    "induction": "two layers that repeat a sequence: a previous-token head in layer 0, an induction head in layer 1",
+    "induction-redundant": "two layers of eight heads that repeat a sequence: eight induction heads, none of which is needed",
+    "binding": "three layers that say which value a list gives a key, in part: what its twin was fine-tuned from",
+    "binding-tuned": "the model `binding`, trained on with nothing but such lists",
+    "modular-addition": "one layer that adds modulo 59: numbers lie on circles of six frequencies, learned long after the sums were known by heart",
+    "multiple-choice": "three layers that answer a question with four options by the letter of the right one",
+    "paths": "one layer that finds paths in a graph of 100 nodes: its weights hold the edges, and which node leads to which",
+    "sorting-hinted": "two layers without positions that sort lists of numbers, and name the number after another in sorted order",
+    "two-hop-cot": "four layers that put two facts in a row, writing the entity between before the answer",
+    "two-hop-direct": "the same, trained to answer at once: it knows the facts and puts few of them together",
 };
 
 /// All organisms: the trained ones inside the binary, and the constructed ones.
 pub fn organisms() -> Vec<Organism> {
     let constructed =
         crate::constructed::all().map(|(name, about)| Organism { name, about, source: Source::Constructed });
-    [INDUCTION, REDUNDANT, MULTIPLE_CHOICE].into_iter().chain(constructed).collect()
-}
-
-/// The files of the organism `induction`.
-pub fn induction_model_files() -> &'static [(&'static str, &'static [u8])] {
-    INDUCTION_FILES
+    TRAINED.iter().copied().chain(constructed).collect()
 }
 
 impl Organism {

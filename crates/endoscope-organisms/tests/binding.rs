@@ -35,7 +35,8 @@ fn accuracy(model: &Model, plan: &Plan) -> f64 {
         rows.push(ids(&prompt[1..], Bos::Prepend));
         answers.extend(ids(&[*answer], Bos::Omit));
     }
-    let outputs = model.decoder.run(&Inputs::tokens(rows).unwrap(), &plan.clone().outputs_at(Index::At(-1))).unwrap().outputs;
+    let outputs =
+        model.decoder.run(&Inputs::tokens(rows).unwrap(), &plan.clone().outputs_at(Index::At(-1))).unwrap().outputs;
     let best = outputs.argmax(D::Minus1).unwrap().flatten_all().unwrap().to_vec1::<u32>().unwrap();
     assert_eq!((best.len(), answers.len()), (512, 512));
     best.iter().zip(&answers).filter(|(best, answer)| best == answer).count() as f64 / 512.

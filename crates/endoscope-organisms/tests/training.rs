@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 
 use endoscope_models::Model;
-use endoscope_organisms::{Error, SPECIAL, TASKS, task, train, write_organism};
+use endoscope_organisms::{Error, SPECIAL, TASKS, organisms, task, train, write_organism};
 use endoscope_train::{Outcome, Recipe, partial_directory};
 
 const SMALL: &str = r#"
@@ -148,8 +148,9 @@ fn an_organism_is_written_whole_and_nothing_is_written_over() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("deep/induction");
     write_organism("induction", &path).unwrap();
-    for (name, contents) in endoscope_organisms::induction_model_files() {
-        assert_eq!(std::fs::read(path.join(name)).unwrap(), *contents, "{name}");
+    let induction = organisms().into_iter().find(|organism| organism.name == "induction").unwrap();
+    for (name, contents) in induction.files().unwrap() {
+        assert_eq!(std::fs::read(path.join(&name)).unwrap(), *contents, "{name}");
     }
     assert!(matches!(write_organism("induction", &path), Err(Error::Exists { .. })));
     assert!(matches!(write_organism("inductoin", directory.path()), Err(Error::UnknownOrganism { .. })));

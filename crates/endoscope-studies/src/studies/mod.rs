@@ -11,11 +11,11 @@ macro_rules! studies {
 }
 
 studies! {
-    mcq_circuit::McqCircuit,
-    cot_circuit::CotCircuit,
-    local_intrinsic_dimension::LocalIntrinsicDimension,
-    entity_tracking::EntityTracking,
     alpine_path_planning::AlpinePathPlanning,
+    cot_circuit::CotCircuit,
+    entity_tracking::EntityTracking,
+    local_intrinsic_dimension::LocalIntrinsicDimension,
+    mcq_circuit::McqCircuit,
     talking_heads::TalkingHeads,
     task_hinting::TaskHinting,
 }
