@@ -141,8 +141,8 @@ impl Study for TaskHinting {
     const UNTESTED: &'static [Untested] = &[
         Untested {
             claim: "The hint makes models that were trained on up to 20 numbers sort 100.",
-            why: "That takes hours of training; here lists of up to 6 are trained on, and those of up to four times that \
-                  are sorted.",
+            why: "That takes hours of training; here lists of up to 6 are trained on, and those of up to four times \
+                  that are sorted.",
         },
         Untested {
             claim: "Neither more data nor more layers do what the hint does.",
