@@ -1,9 +1,9 @@
-//! Length: how well a network does a task on longer and longer inputs, how its attention spreads out meanwhile, and whether attention
-//! that is sharpened with the length makes up for it.
+//! Length: how well a network does a task on longer and longer inputs, how its attention spreads out meanwhile, and
+//! whether attention that is sharpened with the length makes up for it.
 //!
-//! A softmax over n scores of bounded size cannot stay sharp as n grows; multiplying the scores by `s(n) = 1 + c log n` is the known
-//! remedy (Chiang and Cholak 2022, arXiv 2202.12172, take `log n`). [`tempered`] is this as a plan, [`fit`] finds `c` for each layer on
-//! a few lengths, and [`at_length`] measures with and without.
+//! A softmax over n scores of bounded size cannot stay sharp as n grows; multiplying the scores by `s(n) = 1 + c log n`
+//! is the known remedy (Chiang and Cholak 2022, arXiv 2202.12172, take `log n`). [`tempered`] is this as a plan,
+//! [`fit`] finds `c` for each layer on a few lengths, and [`at_length`] measures with and without.
 
 use endoscope_net::{Capture, Change, Edit, Inputs, Network, Plan, Role, Sites};
 use serde::{Deserialize, Serialize};
@@ -30,8 +30,8 @@ pub struct Exam {
 pub struct AtLength {
     /// The length.
     pub length: usize,
-    /// The share of rows of which every asked token has the largest logit. Of rows whose answers are given as they are right, which is the
-    /// same as the share that a greedy continuation gets right.
+    /// The share of rows of which every asked token has the largest logit. Of rows whose answers are given as they are
+    /// right, which is the same as the share that a greedy continuation gets right.
     pub exact: f64,
     /// The share of asked tokens that have the largest logit.
     pub token: f64,
@@ -47,7 +47,8 @@ impl Exam {
         let somewhere = |asked: &Vec<bool>| asked.iter().skip(1).any(|&asked| asked);
         if !fits || self.rows.len() != self.asked.len() || self.rows.is_empty() || !self.asked.iter().all(somewhere) {
             let reason = format!(
-                "the rows of length {} must each say of every token whether it is asked for, and ask for one after the first",
+                "the rows of length {} must each say of every token whether it is asked for, and ask for one after \
+                 the first",
                 self.length
             );
             return Err(Error::Metric { metric: "exact match", reason });
@@ -120,8 +121,8 @@ fn of_attention(sites: &Sites, kind: &str) -> Vec<String> {
     wanted.map(|site| site.name.clone()).collect()
 }
 
-/// The plan that multiplies the attention scores of each layer with attention by its one of `factors`; a layer whose factor is 1 is left as
-/// it is.
+/// The plan that multiplies the attention scores of each layer with attention by its one of `factors`; a layer whose
+/// factor is 1 is left as it is.
 pub fn scaled(sites: &Sites, factors: &[f64]) -> Result<Plan> {
     let scores = of_attention(sites, "hook_attn_scores");
     if scores.len() != factors.len() {
@@ -145,10 +146,11 @@ pub fn tempered(sites: &Sites, coefficients: &[f64], length: usize) -> Result<Pl
     scaled(sites, &tempering(coefficients, length))
 }
 
-/// The coefficients `c_l` of [`tempered`] with the least mean loss on `exams`, among those of `grid` for each layer; of equals the first.
+/// The coefficients `c_l` of [`tempered`] with the least mean loss on `exams`, among those of `grid` for each layer; of
+/// equals the first.
 ///
-/// One layer after the other is set to its best value while the others stay, beginning with 0 everywhere, until a round changes nothing
-/// or after `rounds`. `grid` should hold 0, which is no change.
+/// One layer after the other is set to its best value while the others stay, beginning with 0 everywhere, until a round
+/// changes nothing or after `rounds`. `grid` should hold 0, which is no change.
 pub fn fit(network: &dyn Network, exams: &[Exam], grid: &[f64], rounds: usize) -> Result<Vec<f64>> {
     if exams.is_empty() || grid.is_empty() || grid.iter().any(|value| !value.is_finite()) {
         return Err(Error::Sweep(

@@ -1,9 +1,9 @@
 //! Task hinting for length generalisation (Awasthi and Gupta 2023, arXiv 2310.00726).
 //!
-//! Models without positions learn to sort short lists, each beside another task on the same lists: naming the number after one of them in
-//! sorted order (the hint), the same with a random answer, counting, or nothing. All are then examined on longer lists. How far attention
-//! spreads out with the length, and whether scores multiplied by `1 + c log n` make up for it, is measured on every model, and on any that
-//! the user names: the length report.
+//! Models without positions learn to sort short lists, each beside another task on the same lists: naming the number
+//! after one of them in sorted order (the hint), the same with a random answer, counting, or nothing. All are then
+//! examined on longer lists. How far attention spreads out with the length, and whether scores multiplied by `1 + c log
+//! n` make up for it, is measured on every model, and on any that the user names: the length report.
 
 use std::collections::BTreeMap;
 
@@ -89,11 +89,20 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { steps: 16_000, rows: 200, numbers: 30, lengths: vec![6, 9, 12, 15, 18, 24], far: 15, further: 18, fitted: vec![9, 12] }
+        Self {
+            steps: 16_000,
+            rows: 200,
+            numbers: 30,
+            lengths: vec![6, 9, 12, 15, 18, 24],
+            far: 15,
+            further: 18,
+            fitted: vec![9, 12],
+        }
     }
 }
 
-/// How a model does on lists of one length: as it is, and with its attention scores multiplied by the fitted `1 + c log n`, or divided.
+/// How a model does on lists of one length: as it is, and with its attention scores multiplied by the fitted `1 + c log
+/// n`, or divided.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Examined {
     plain: AtLength,
@@ -101,7 +110,8 @@ struct Examined {
     blunted: AtLength,
 }
 
-/// What one residual stream says where the answer has come to `a_i`: the mean reciprocal rank of a number among all tokens.
+/// What one residual stream says where the answer has come to `a_i`: the mean reciprocal rank of a number among all
+/// tokens.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Said {
     stream: String,
@@ -120,8 +130,8 @@ struct Figures {
     /// The coefficient of log n of each layer.
     coefficients: Vec<f64>,
     said: Vec<Said>,
-    /// For each layer, of the head with the most: the attention from `a_i` in the answer to `a_(i+1)` among the inputs, and that head's
-    /// to `a_(i+2)`.
+    /// For each layer, of the head with the most: the attention from `a_i` in the answer to `a_(i+1)` among the inputs,
+    /// and that head's to `a_(i+2)`.
     looks: Vec<[f64; 2]>,
 }
 
@@ -131,7 +141,8 @@ impl Study for TaskHinting {
     const UNTESTED: &'static [Untested] = &[
         Untested {
             claim: "The hint makes models that were trained on up to 20 numbers sort 100.",
-            why: "That takes hours of training; here lists of up to 6 are trained on, and those of three times and more are sorted.",
+            why: "That takes hours of training; here lists of up to 6 are trained on, and those of up to four times \
+                  that are sorted.",
         },
         Untested {
             claim: "Neither more data nor more layers do what the hint does.",
@@ -139,7 +150,8 @@ impl Study for TaskHinting {
         },
         Untested {
             claim: "The scale of attention is learned with the other weights.",
-            why: "It is fitted afterwards, on a model whose weights stay: what is tested is whether the scale alone is what is missing.",
+            why: "It is fitted afterwards, on a model whose weights stay: what is tested is whether the scale alone \
+                  is missing.",
         },
         Untested { claim: "Incrementing a number is helped by hints too.", why: "There is no such task yet." },
     ];
@@ -215,7 +227,9 @@ impl<'a> Lists<'a> {
         let task = task(TASK, &keys)?;
         let (needed, context) = (task.length(), self.model.spec().context);
         if needed > context {
-            let reason = format!("a sorted list of {length} has {needed} tokens, and its context {context}; set `lengths` and `far`");
+            let reason = format!(
+                "a sorted list of {length} has {needed} tokens, and its context {context}; set `lengths` and `far`"
+            );
             return Err(Error::Unsuitable { reason });
         }
         let ids = spelled(self.model, &task.words())?;
@@ -233,7 +247,9 @@ impl<'a> Lists<'a> {
 fn spelled(model: &Model, words: &[String]) -> Result<Vec<u32>> {
     let tokenizer = model.tokenizer()?;
     let fail = |reason: String| Err(Error::Unsuitable { reason });
-    let Some((bos, _)) = tokenizer.bos else { return fail("its tokenizer has no BOS, which the lists begin with".into()) };
+    let Some((bos, _)) = tokenizer.bos else {
+        return fail("its tokenizer has no BOS, which the lists begin with".into());
+    };
     let mut ids = vec![bos; SPECIAL.len()];
     for word in words.iter().skip(SPECIAL.len()) {
         // Within a text a word has a blank before it, which some tokenizers put into its token.
@@ -366,7 +382,9 @@ fn outcome(config: &Config, arms: &[Named<'_>]) -> Result<Outcome> {
     let changed = |to: fn(&Examined) -> &AtLength| figure(unaided, &|f| to(&f.far).exact - f.far.plain.exact);
     findings.push(
         Test {
-            claim: format!("Attention sharpened with the logarithm of the length is enough to sort lists of {far} more often."),
+            claim: format!(
+                "Attention sharpened with the logarithm of the length is enough to sort lists of {far} more often."
+            ),
             unit: "of lists sorted, more than without".into(),
             effect: Line::AtLeast(0.1),
             control: "attention blunted by the same factors".into(),
@@ -377,7 +395,8 @@ fn outcome(config: &Config, arms: &[Named<'_>]) -> Result<Outcome> {
     let last = |which: usize| figure(hinted, &|f| f.looks.last().map_or(0., |looks| looks[which]));
     findings.push(
         Test {
-            claim: "In the last layer a head looks from a number of the answer at the next one among the inputs.".into(),
+            claim: "In the last layer a head looks from a number of the answer at the next one among the inputs."
+                .into(),
             unit: "of its attention".into(),
             effect: Line::AtLeast(0.5),
             control: "that head's attention to the one after the next".into(),
@@ -388,7 +407,8 @@ fn outcome(config: &Config, arms: &[Named<'_>]) -> Result<Outcome> {
     let summary = match arms.len() {
         1 => format!("The model was examined on lists of {:?} numbers.", config.lengths),
         _ => format!(
-            "{} models a seed learned to sort lists of up to 6 numbers in {} updates, and were examined on longer ones.",
+            "{} models a seed learned to sort lists of up to 6 numbers in {} updates, and were examined on longer \
+             ones.",
             arms.len(),
             config.steps
         ),
@@ -450,7 +470,11 @@ impl Shown<'_> {
             caption: "By the length of the list, of which the first is one that is trained on.".into(),
             y_label: unit.into(),
         });
-        let axes = [("learned beside sorting", self.names()), ("length", lengths()), ("over seeds", labels(["mean", "low", "high"]))];
+        let axes = [
+            ("learned beside sorting", self.names()),
+            ("length", lengths()),
+            ("over seeds", labels(["mean", "low", "high"])),
+        ];
         let table = Table::new(format!("{heading} ({unit})"), axes, intervals)?;
         let caption = format!("With the {} % interval of the mean over seeds.", 100. * CONFIDENCE);
         self.table(&format!("{name}_intervals"), heading, &caption, table);
@@ -475,7 +499,8 @@ impl Shown<'_> {
         let table = Table::new("lists sorted without a mistake, mean over seeds", axes, recovered)?;
         let fitted = &self.config.fitted;
         let caption = format!(
-            "The scores of layer l are multiplied by 1 + c_l log n; each c_l is the best of {GRID:?} for lists of {fitted:?}, which are others than these. \
+            "The scores of layer l are multiplied by 1 + c_l log n; each c_l is the best of {GRID:?} for lists of \
+             {fitted:?}, which are others than these. \
              Blunted: divided by the same."
         );
         self.table("scale", "Attention sharpened with the length", &caption, table);
@@ -519,7 +544,10 @@ impl Shown<'_> {
             ("number", labels(["the next", "the one after"])),
         ];
         let table = Table::new("attention from a number of the answer to one among the inputs", axes, looks)?;
-        let caption = format!("On lists of {far}, of the head that looks most at the next; each of the inputs would have {:.3} alike.", 1. / far as f64);
+        let caption = format!(
+            "On lists of {far}, of the head that looks most at the next; each of the inputs would have {:.3} alike.",
+            1. / far as f64
+        );
         self.table("looks", "Where a number of the answer looks", &caption, table);
         Ok(())
     }
@@ -603,9 +631,8 @@ mod tests {
 
     #[test]
     fn a_model_without_the_words_or_the_room_or_the_skill_is_refused() {
-        let error = |model: &Model, config: &Config| {
-            TaskHinting.run(&lab().with_model(model), config).unwrap_err().to_string()
-        };
+        let error =
+            |model: &Model, config: &Config| TaskHinting.run(&lab().with_model(model), config).unwrap_err().to_string();
         let organism = lab().organism(ORGANISM).unwrap();
         let smoke = TaskHinting::smoke();
         let other = error(&lab().organism("induction").unwrap(), &smoke);
