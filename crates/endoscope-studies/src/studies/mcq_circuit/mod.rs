@@ -477,7 +477,8 @@ mod tests {
     #[test]
     fn claims_fall_where_the_effect_is_taken_away() {
         let found = verdicts(Choice::Best);
-        assert_ne!(found[1], Verdict::NotShown, "{found:?}");
+        // The one that 16 prompts suffice for.
+        assert_eq!(found[3], Verdict::Shown, "{found:?}");
         let without = verdicts(Choice::Worst);
         assert!(without.iter().all(|verdict| *verdict == Verdict::NotShown), "{without:?}");
     }
