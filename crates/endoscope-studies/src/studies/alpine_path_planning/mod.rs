@@ -86,7 +86,7 @@ impl Default for Config {
         Self {
             train: true,
             nodes: 100,
-            steps: 4000,
+            steps: 10_000,
             edge_steps: 1000,
             pairs: 100_000,
             samples: 4,
@@ -357,8 +357,8 @@ fn edges_claim(weights: &[&InWeights], which: &str) -> Result<Finding> {
 fn unseen_claim(weights: &[&InWeights]) -> Result<Option<Finding>> {
     let of = |figure: fn(&InWeights) -> Option<f64>| weights.iter().map(|weights| figure(weights)).collect();
     let test = Test {
-        claim: "What a target says of nodes that could be on the way, but were not seen on it, is what it says of \
-         those that cannot be."
+        claim: "What a target says of nodes that could be on the way, but were not seen on it, is nearer to what it \
+         says of those that cannot be."
             .into(),
         unit: "from those that cannot be (0) to those that were seen (1)".into(),
         effect: Line::AtMost(0.4),

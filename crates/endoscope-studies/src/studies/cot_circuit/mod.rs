@@ -154,7 +154,7 @@ fn measure(models: [&Model; 3], task: &TwoHopFacts, config: &Config, seed: u64) 
     let questions = Questions::new(task, (config.questions, config.cases), seed);
     let mut traces = Vec::new();
     for stage in [Stage::Bridge, Stage::Target] {
-        for change in Change::of(stage) {
+        for &change in Change::of(stage) {
             traces.push(tracing::trace(with, task, &questions.cases, (stage, change), seed)?);
         }
     }
