@@ -163,10 +163,10 @@ impl PreparedEdit {
 }
 
 impl PreparedEdit {
-    /// What of an array for the whole batch is for the rows of `frame`, where the batch has others.
+    /// What of an array for the whole batch and all positions is for the rows of `frame` and the positions that are computed.
     fn of_part(&self, site: &Site, array: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
         let mut part = array.clone();
-        if !frame.is_part() {
+        if !frame.is_part() && frame.offset == 0 {
             return Ok(part);
         }
         let (shape, lacks) = (grid.shape(), site.axes.len().saturating_sub(array.rank()));
@@ -174,7 +174,7 @@ impl PreparedEdit {
             let (at, select) = (dimension - lacks, self.select.on(axis.name));
             let size = part.dim(at)?;
             match axis.name {
-                AxisName::Batch if size > 1 => {
+                AxisName::Batch if size > 1 && frame.is_part() => {
                     let rows = frame.batch.rows;
                     let all = entries(site, axis.name, select, Extent::fixed(rows))?;
                     let mine = frame.batch.first..frame.batch.first + frame.rows;
@@ -185,7 +185,12 @@ impl PreparedEdit {
                 AxisName::Position | AxisName::Query | AxisName::Key
                     if *select == Index::All && size == frame.batch.longest && size > shape[dimension] =>
                 {
-                    part = part.narrow(at, frame.start_in(size), shape[dimension])?;
+                    let before = if axis.name == AxisName::Key { 0 } else { frame.offset };
+                    let start = frame.start_in(size) + before;
+                    // Positions after those of the array have no value; the caller says so.
+                    if start + shape[dimension] <= size {
+                        part = part.narrow(at, start, shape[dimension])?;
+                    }
                 }
                 _ => {}
             }

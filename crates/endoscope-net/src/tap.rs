@@ -215,6 +215,26 @@ mod tests {
     }
 
     #[test]
+    fn an_array_over_all_positions_is_read_at_those_that_are_computed() {
+        let axes = vec![Axis::batch(), Axis::position(), Axis::dim(2)];
+        let sites = Sites::new(vec![Site::new("x", None, Role::Residual, axes)], 1).unwrap();
+        let ask = |value: Value, offset: usize| {
+            let plan = Plan::default().edit(Edit::new("x", Change::Add { value, scale: 1. }));
+            let prepared = Prepared::new(&sites, &plan).unwrap();
+            let frame = Frame { offset, length: 1, ..Frame::whole(1, 3) };
+            let mut tap = Tap::new(&prepared, frame).unwrap();
+            let zeros = Tensor::zeros((1, 1, 2), DType::F32, &Device::Cpu).unwrap();
+            tap.at(SiteId(0), zeros).map(|edited| edited.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        let each = || array(&[1., 2., 3.], &[3, 1]);
+        for offset in 0..3 {
+            assert_eq!(ask(each(), offset).unwrap(), [offset as f32 + 1.; 2]);
+        }
+        assert!(matches!(ask(each(), 3), Err(Error::ValueShape { .. })), "beyond its positions it has no value");
+        assert!(matches!(ask(array(&[1., 2.], &[2, 1]), 1), Err(Error::ValueShape { .. })), "it is no array over them all");
+    }
+
+    #[test]
     fn edits_are_made_in_order_and_captures_see_them() {
         let plan = Plan::default()
             .capture(Capture::new("x").at(AxisName::Dim, Index::At(1)))

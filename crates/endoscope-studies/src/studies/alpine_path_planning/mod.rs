@@ -155,7 +155,7 @@ impl Study for AlpinePathPlanning {
             pairs: 20,
             samples: 1,
             rows: 16,
-            simplified_nodes: 8,
+            simplified_nodes: 20,
             longest: 24,
             ..Config::default()
         }

@@ -16,8 +16,9 @@ mod prompts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use candle_core::Tensor;
 use endoscope_causal::{Aligned, Alignment, Find, Gate, Graph, Intervention, Objective, Pair, Triple, align};
-use endoscope_models::{Decoder, Model};
+use endoscope_models::{Decoder, Model, Precision, WeightSource};
 use endoscope_net::{AxisName, Captured, Index, Network, Plan, Resume, Selection};
 use endoscope_train::{Parameters, Recipe};
 use schemars::JsonSchema;
@@ -175,7 +176,7 @@ impl Study for EntityTracking {
     type Config = Config;
 
     fn smoke() -> Config {
-        Config { pairs: 4, prompts: 64, masked: 48, steps: 20, draws: 2, train: false, ..Config::default() }
+        Config { pairs: 2, prompts: 32, masked: 24, steps: 6, draws: 2, train: false, ..Config::default() }
     }
 
     fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
@@ -273,11 +274,27 @@ fn circuit_without_each(
     members.iter().map(without).collect()
 }
 
+/// Weights before any training, that nothing will train: constants, packed as those of a file are.
+struct Fixed(Parameters);
+
+impl WeightSource for Fixed {
+    fn has(&self, name: &str) -> bool {
+        self.0.has(name)
+    }
+
+    fn get(&mut self, name: &str, shape: &[usize]) -> endoscope_models::Result<Tensor> {
+        Ok(self.0.get(name, shape)?.detach())
+    }
+
+    fn precision(&self) -> Option<Precision> {
+        Some(Precision::F32)
+    }
+}
+
 /// A model of the same architecture with random weights.
 fn untrained(model: &Model, seed: u64) -> Result<Decoder> {
     let spec = model.spec().clone();
-    let mut parameters = Parameters::new(seed, 0.02, spec.layers);
-    let weights = model.family.weights(&spec, &mut parameters)?;
+    let weights = model.family.weights(&spec, &mut Fixed(Parameters::new(seed, 0.02, spec.layers)))?;
     Ok(Decoder::new(spec, weights)?)
 }
 
