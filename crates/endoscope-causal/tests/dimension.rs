@@ -123,8 +123,8 @@ fn noise_has_the_norms_of_the_points_and_no_structure() {
     let noise = points.isotropic(1).unwrap();
     let dimension = |points: &Points| TwoNn::default().estimate(&points.log_ratios().unwrap()).unwrap();
     assert!((dimension(&points) - 1.).abs() < 0.2, "{}", dimension(&points));
-    // On two spheres of nine dimensions; with so few points it finds somewhat fewer.
-    assert!((6.5..10.).contains(&dimension(&noise)), "{}", dimension(&noise));
+    // On two spheres of nine dimensions, between which it finds somewhat more.
+    assert!((7. ..11.).contains(&dimension(&noise)), "{}", dimension(&noise));
     assert_eq!(noise.count(), 600);
     assert_eq!(dimension(&noise), dimension(&points.isotropic(1).unwrap()), "the same seed is the same noise");
     assert_ne!(dimension(&noise), dimension(&points.isotropic(2).unwrap()));

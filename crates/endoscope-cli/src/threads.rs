@@ -1,35 +1,55 @@
 //! The number of threads.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// Both thread pools, rayon's and candle's, read the same variable when they start, and nothing else.
 const VARIABLE: &str = "RAYON_NUM_THREADS";
 
+/// How many threads rayon has in a process in which candle has one.
+const RAYON_ALONE: &str = "ENDOSCOPE_RAYON_THREADS";
+
 /// Computes with `threads` threads: the process begins again with the variable set, before any pool has started.
 pub fn use_only(threads: Option<u32>) -> Result<()> {
     let Some(threads) = threads.map(|threads| threads.to_string()) else { return Ok(()) };
-    if std::env::var(VARIABLE).is_ok_and(|set| set == threads) {
+    if std::env::var(RAYON_ALONE).is_ok() || std::env::var(VARIABLE).is_ok_and(|set| set == threads) {
         return Ok(());
     }
-    begin_again(&threads)
+    begin_again(&[(VARIABLE, &threads)])
+}
+
+/// For work that does several things side by side: one thread for candle, all for rayon. The threads of candle's pool wait for each
+/// other spinning, and there is one pool for all, so that models which are trained side by side would spend half of the time waiting.
+pub fn side_by_side() -> Result<()> {
+    match std::env::var(RAYON_ALONE) {
+        Ok(threads) => {
+            let threads =
+                threads.parse().with_context(|| format!("{RAYON_ALONE} is {threads:?}, which is no number"))?;
+            Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
+        }
+        Err(_) => {
+            let set = std::env::var(VARIABLE).ok().and_then(|set| set.parse().ok()).filter(|&set: &usize| set > 0);
+            let threads = set.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)?;
+            begin_again(&[(VARIABLE, "1"), (RAYON_ALONE, &threads.to_string())])
+        }
+    }
 }
 
 #[cfg(unix)]
-fn begin_again(threads: &str) -> Result<()> {
+fn begin_again(variables: &[(&str, &str)]) -> Result<()> {
     use std::os::unix::process::CommandExt;
     // Returns only if it fails.
-    let error = again(threads)?.exec();
+    let error = again(variables)?.exec();
     Err(error.into())
 }
 
 #[cfg(not(unix))]
-fn begin_again(threads: &str) -> Result<()> {
-    let status = again(threads)?.status()?;
+fn begin_again(variables: &[(&str, &str)]) -> Result<()> {
+    let status = again(variables)?.status()?;
     std::process::exit(status.code().unwrap_or(1));
 }
 
-fn again(threads: &str) -> Result<std::process::Command> {
+fn again(variables: &[(&str, &str)]) -> Result<std::process::Command> {
     let mut command = std::process::Command::new(std::env::current_exe()?);
-    command.args(std::env::args_os().skip(1)).env(VARIABLE, threads);
+    command.args(std::env::args_os().skip(1)).envs(variables.iter().copied());
     Ok(command)
 }

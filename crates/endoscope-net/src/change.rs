@@ -166,7 +166,7 @@ impl PreparedEdit {
     /// What of an array for the whole batch and all positions is for the rows of `frame` and the positions that are computed.
     fn of_part(&self, site: &Site, array: &Tensor, grid: &Grid, frame: &Frame) -> Result<Tensor> {
         let mut part = array.clone();
-        if !frame.is_part() && frame.offset == 0 {
+        if !frame.is_part() && frame.offset == 0 && frame.length == frame.batch.longest {
             return Ok(part);
         }
         let (shape, lacks) = (grid.shape(), site.axes.len().saturating_sub(array.rank()));

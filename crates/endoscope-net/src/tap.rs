@@ -231,7 +231,10 @@ mod tests {
             assert_eq!(ask(each(), offset).unwrap(), [offset as f32 + 1.; 2]);
         }
         assert!(matches!(ask(each(), 3), Err(Error::ValueShape { .. })), "beyond its positions it has no value");
-        assert!(matches!(ask(array(&[1., 2.], &[2, 1]), 1), Err(Error::ValueShape { .. })), "it is no array over them all");
+        assert!(
+            matches!(ask(array(&[1., 2.], &[2, 1]), 1), Err(Error::ValueShape { .. })),
+            "it is no array over them all"
+        );
     }
 
     #[test]

@@ -249,7 +249,7 @@ const READ: &[(&str, &str, &[Read])] = &[
             ("apple = box [ F ] ; key = box [ Q ] . box [ F ] =", "apple"),
             ("apple = box [ F ] ; key = box [ Q ] . box [ Q ] =", "key"),
             ("apple = box [ F ] ; key = box [ Q ] . box [ A ] =", ""),
-            ("the apple is in box F , the key is in box Q . box F contains the", ""),
+            ("apple = box [ F ] . key = box [ Q ] . box [ F ] =", ""),
         ],
     ),
     (

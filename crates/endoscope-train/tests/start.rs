@@ -84,7 +84,16 @@ fn the_model_is_sought_beside_the_recipe() {
 fn what_does_not_fit_is_said_and_nothing_is_left() {
     let directory = tempfile::tempdir().unwrap();
     let (base, out) = (directory.path().join("base"), directory.path().join("out"));
-    let words = |text: &str| vec![("tokenizer.json".to_string(), text.as_bytes().to_vec())];
+    // A tokenizer of these words.
+    let words = |text: &str| {
+        let ids: Vec<String> = text.split(' ').enumerate().map(|(id, word)| format!("\"{word}\": {id}")).collect();
+        let model = format!("{{\"type\": \"WordLevel\", \"unk_token\": \"a\", \"vocab\": {{{}}}}}", ids.join(", "));
+        let text = format!(
+            "{{\"version\": \"1.0\", \"added_tokens\": [], \"normalizer\": null, \"pre_tokenizer\": null, \
+             \"post_processor\": null, \"decoder\": null, \"truncation\": null, \"padding\": null, \"model\": {model}}}"
+        );
+        vec![("tokenizer.json".to_string(), text.into_bytes())]
+    };
     trained(&recipe(), &words("a b c"), &base).unwrap();
     let with = |change: &dyn Fn(&mut Recipe)| {
         let mut tuned = from(&base);

@@ -14,6 +14,7 @@ use crate::input;
 use crate::output::Output;
 use crate::progress;
 use crate::provenance::{next_free, of_program};
+use crate::threads;
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -47,6 +48,7 @@ enum LevelArgument {
 
 impl Run {
     pub fn run(self, output: &mut Output) -> Result<()> {
+        threads::side_by_side()?;
         let started = Started::now();
         let study = study(&self.slug)?;
         let level = match self.level {

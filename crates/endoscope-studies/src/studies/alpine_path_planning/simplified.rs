@@ -215,10 +215,10 @@ mod tests {
 
     #[test]
     fn the_formula_is_that_of_finite_steps() {
-        let paths = paths(8, 3).unwrap();
-        let mut weights = Weights::drawn(8, 3);
-        let gradient = weights.gradient(&Counts::of(8, &paths));
-        for (which, cell) in [0, 1].into_iter().flat_map(|which| (0..72).map(move |cell| (which, cell))) {
+        let paths = paths(12, 3).unwrap();
+        let mut weights = Weights::drawn(12, 3);
+        let gradient = weights.gradient(&Counts::of(12, &paths));
+        for (which, cell) in [0, 1].into_iter().flat_map(|which| (0..156).map(move |cell| (which, cell))) {
             let mut moved = |by: f64| {
                 weights.of[which][cell] += by;
                 let loss = loss(&weights, &paths);
@@ -245,11 +245,11 @@ mod tests {
 
     #[test]
     fn a_wrong_sign_is_seen() {
-        let paths = paths(8, 3).unwrap();
-        let counts = Counts::of(8, &paths);
-        let weights = Weights::drawn(8, 3);
+        let paths = paths(12, 3).unwrap();
+        let counts = Counts::of(12, &paths);
+        let weights = Weights::drawn(12, 3);
         // Counts of one more step: the gradient of a weight that was never seen next is no longer positive.
-        let mut more = Counts::of(8, &paths);
+        let mut more = Counts::of(12, &paths);
         more.of.iter_mut().for_each(|count| *count += 1.);
         assert_eq!(weights.obeyed(&counts, &counts), 1.);
         assert!(weights.obeyed(&more, &counts) < 0.9);

@@ -474,14 +474,14 @@ mod tests {
     /// The heads that move the least, in the place of those that move the most.
     fn quietest(network: &dyn Resume, pairs: &[Pair], choice: Choice) -> Result<Vec<Member>> {
         let found = discover(network, pairs, choice)?;
-        let loud = nodes(&found);
+        let mut taken = nodes(&found);
         let graph = Graph::new(network.sites())?;
         let other = |member: &Member| {
-            let quiet =
-                (0..graph.heads).map(|head| Member { head, ..*member }).find(|other| !loud.contains(&other.node()));
-            quiet.unwrap_or(*member)
+            // None where the layer has no other head left.
+            let mut others = (0..graph.heads).map(|head| Member { head, ..*member });
+            others.find(|other| taken.insert(other.node()))
         };
-        Ok(found.iter().map(other).collect())
+        Ok(found.iter().filter_map(other).collect())
     }
 
     fn figures(search: Search) -> Vec<Figures> {

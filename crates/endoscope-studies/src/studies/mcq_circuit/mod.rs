@@ -84,7 +84,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { prompts: 128, share: 0.15, rank: 3, draws: 16, train: false }
+        Self { prompts: 128, share: 0.15, rank: 3, draws: 16, train: true }
     }
 }
 
@@ -147,7 +147,7 @@ impl Study for McqCircuit {
     type Config = Config;
 
     fn smoke() -> Config {
-        Config { prompts: 16, draws: 3, ..Config::default() }
+        Config { prompts: 16, draws: 3, train: false, ..Config::default() }
     }
 
     fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
