@@ -29,7 +29,10 @@ fn of_split(model: &Model, task: &dyn Task, split: &str) -> f64 {
 }
 
 /// The model and the parts of the task that it was trained on.
-fn organism(name: &str) -> (Model, Vec<(String, Box<dyn Task>)>) {
+/// Tasks by what they are called in MODEL.md.
+type Named = Vec<(String, Box<dyn Task>)>;
+
+fn organism(name: &str) -> (Model, Named) {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../organisms").join(name);
     let recipe = Recipe::read(directory.join("recipe.toml")).unwrap();
     assert_ne!(recipe.training.seed, FRESH);

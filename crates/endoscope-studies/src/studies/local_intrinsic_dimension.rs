@@ -233,7 +233,9 @@ fn outcome(seeds: &[u64], config: &Config, measured: &[Measured]) -> Result<Outc
             outcome.sections.push(Section::Lines {
                 heading: Some(heading.into()),
                 table: name,
-                caption: "Mean local dimension over training, with the first seed; the tables have all seeds, and losses.".into(),
+                caption:
+                    "Mean local dimension over training, with the first seed; the tables have all seeds, and losses."
+                        .into(),
                 y_label: "dimensions".into(),
             });
         }
@@ -260,7 +262,8 @@ fn findings(config: &Config, measured: &[Measured]) -> Result<Vec<Finding>> {
         measured.iter().map(|each| Ok(spearman(&of(each), &losses(&each.sums))?)).collect()
     };
     // Before half of the held-out sums are known.
-    let fallen_early = |of: fn(&Measured) -> &Curve| all(&|each| of(each).fall_before(each.sums.known(HELD_OUT), config));
+    let fallen_early =
+        |of: fn(&Measured) -> &Curve| all(&|each| of(each).fall_before(each.sums.known(HELD_OUT), config));
     let test = |claim: &str, unit: &str, effect: f64, control: &str, absent: f64| Test {
         claim: claim.into(),
         unit: unit.into(),

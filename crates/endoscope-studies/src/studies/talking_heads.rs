@@ -143,13 +143,17 @@ fn measure(model: &Model, config: &Config, seed: u64, choose: Choose) -> Result<
     let whole = bench.accuracy(&Plan::default())?;
     if whole < REPEATS {
         return Err(Error::Unsuitable {
-            reason: format!("of words that were all there before it predicts {whole:.3}; at least {REPEATS} must be right"),
+            reason: format!(
+                "of words that were all there before it predicts {whole:.3}; at least {REPEATS} must be right"
+            ),
         });
     }
     let channel = choose(&folded, writer, reader, config.rank)?;
     let written = bench.written(writer)?;
     let parts = along(&written, &channel)?;
-    let removed = |head: Head, parts: &Tensor, directions: &Tensor| bench.accuracy(&adds(head, &times(parts, directions)?.neg()?)?);
+    let removed = |head: Head, parts: &Tensor, directions: &Tensor| {
+        bench.accuracy(&adds(head, &times(parts, directions)?.neg()?)?)
+    };
     let without = removed(writer, &parts, &channel)?;
     let without_other = match scores.quietest(writer, reader) {
         Some(other) => {
@@ -258,8 +262,15 @@ fn outcome(config: &Config, figures: &[Figures], planted: &[[f64; 2]]) -> Result
     );
     let mut outcome = Outcome { summary, findings, ..Outcome::default() };
     let Some(Figures { writer, reader, scores, .. }) = figures.first() else { return Ok(outcome) };
-    let axes = [("writer", labels(names(writer.layer, scores.len()))), ("reader", labels(names(reader.layer, scores[0].len())))];
-    let table = Table::new("composition of what a head writes with the keys of a later one, from 0 to 1", axes, scores.concat())?;
+    let axes = [
+        ("writer", labels(names(writer.layer, scores.len()))),
+        ("reader", labels(names(reader.layer, scores[0].len()))),
+    ];
+    let table = Table::new(
+        "composition of what a head writes with the keys of a later one, from 0 to 1",
+        axes,
+        scores.concat(),
+    )?;
     outcome.tables.insert("composition".into(), table);
     outcome.sections.push(Section::HeatMap {
         heading: Some("Who talks to whom".into()),
@@ -287,18 +298,25 @@ impl Scores {
     /// Of a model's own weights.
     fn of(decoder: &Decoder) -> Result<Self> {
         let layers = 0..decoder.spec.layers;
-        let writes = layers.clone().map(|layer| Ok(decoder.ov(layer)?)).collect::<Result<Vec<_>>>()?.into_iter().flatten();
+        let writes =
+            layers.clone().map(|layer| Ok(decoder.ov(layer)?)).collect::<Result<Vec<_>>>()?.into_iter().flatten();
         let reads = layers.map(|layer| Ok(decoder.qk(layer)?)).collect::<Result<Vec<_>>>()?.into_iter().flatten();
-        Self::of_factors(decoder.spec.heads, &writes.collect::<Vec<_>>(), &reads.map(|qk| qk.transpose()).collect::<Vec<_>>())
+        Self::of_factors(
+            decoder.spec.heads,
+            &writes.collect::<Vec<_>>(),
+            &reads.map(|qk| qk.transpose()).collect::<Vec<_>>(),
+        )
     }
 
     /// Of weights drawn at random in the shapes of a model's: what is left when nothing was learned.
     fn random(decoder: &Decoder, seed: u64) -> Result<Self> {
-        let (layers, heads, width, inner) = (decoder.spec.layers, decoder.spec.heads, decoder.spec.d_model, decoder.spec.d_head);
+        let (layers, heads, width, inner) =
+            (decoder.spec.layers, decoder.spec.heads, decoder.spec.d_model, decoder.spec.d_head);
         let drawn = |stream: u64| -> Result<Factored> {
             Ok(Factored::new(&noise((width, inner), seed, stream)?, &noise((inner, width), seed, stream + 1)?)?)
         };
-        let factored = |which: u64| (0..layers * heads).map(|head| drawn(4 * head as u64 + which)).collect::<Result<Vec<_>>>();
+        let factored =
+            |which: u64| (0..layers * heads).map(|head| drawn(4 * head as u64 + which)).collect::<Result<Vec<_>>>();
         Self::of_factors(heads, &factored(0)?, &factored(2)?)
     }
 
@@ -345,7 +363,9 @@ impl Scores {
     /// `[writer][reader]` of two layers.
     fn between(&self, writers: usize, readers: usize) -> Vec<Vec<f64>> {
         let head = |layer| move |head| Head { layer, head };
-        let row = |writer: Head| (0..self.heads).map(head(readers)).map(|reader| self.of_pair(writer, reader).unwrap_or(0.)).collect();
+        let row = |writer: Head| {
+            (0..self.heads).map(head(readers)).map(|reader| self.of_pair(writer, reader).unwrap_or(0.)).collect()
+        };
         (0..self.heads).map(head(writers)).map(row).collect()
     }
 }
@@ -389,12 +409,15 @@ impl<'a> Bench<'a> {
     fn new(model: &'a Model, config: &Config, seed: u64) -> Result<Self> {
         let tokenizer = model.tokenizer.as_ref();
         let bos = tokenizer.and_then(|tokenizer| tokenizer.bos.as_ref().map(|(id, _)| *id));
-        let prefix: Vec<u32> = bos.filter(|_| tokenizer.is_some_and(|tokenizer| tokenizer.prepends_bos)).into_iter().collect();
+        let prefix: Vec<u32> =
+            bos.filter(|_| tokenizer.is_some_and(|tokenizer| tokenizer.prepends_bos)).into_iter().collect();
         let unknown = tokenizer.and_then(|tokenizer| tokenizer.unknown());
         let special = |id: &u32| bos == Some(*id) || unknown == Some(*id) || model.end_tokens.contains(id);
         let vocabulary: Vec<u32> = (0..model.spec().vocabulary as u32).filter(|id| !special(id)).collect();
         // Rows of one length, so that what is written at a position can be handed to the same position of another run.
-        let row = |row: u64| repeated_tokens(&vocabulary, &prefix, 1, config.period, seed.wrapping_mul(1 << 20).wrapping_add(row));
+        let row = |row: u64| {
+            repeated_tokens(&vocabulary, &prefix, 1, config.period, seed.wrapping_mul(1 << 20).wrapping_add(row))
+        };
         let rows = (0..config.rows as u64).map(row).collect::<endoscope_causal::Result<Vec<_>>>()?.concat();
         Ok(Self { decoder: &model.decoder, rows, prefix: prefix.len(), period: config.period })
     }
@@ -429,7 +452,8 @@ impl<'a> Bench<'a> {
         });
         let exchanged = parts.index_select(&Tensor::from_iter(from, &Device::Cpu)?, 1)?;
         let change = times(&(exchanged - parts)?, directions)?;
-        let capture = Capture::new(format!("pattern.{}", reader.layer)).at(AxisName::Head, Index::List(vec![reader.head as i64]));
+        let capture =
+            Capture::new(format!("pattern.{}", reader.layer)).at(AxisName::Head, Index::List(vec![reader.head as i64]));
         let run = self.decoder.run(&Inputs::tokens(self.rows.clone())?, &adds(writer, &change)?.capture(capture))?;
         let pattern = run.captured.get(&format!("blocks.{}.attn.hook_pattern", reader.layer))?.squeeze(1)?;
         let looks = pattern.argmax(D::Minus1)?.to_vec2::<u32>()?;
@@ -453,7 +477,8 @@ fn times(rows: &Tensor, matrix: &Tensor) -> Result<Tensor> {
 /// A plan that adds `change` `[row, position, d]` to what a head writes.
 fn adds(head: Head, change: &Tensor) -> Result<Plan> {
     let change = Change::Add { value: change.unsqueeze(2)?.into(), scale: 1. };
-    Ok(Plan::default().edit(Edit::new(format!("result.{}", head.layer), change).at(AxisName::Head, Index::At(head.head as i64))))
+    Ok(Plan::default()
+        .edit(Edit::new(format!("result.{}", head.layer), change).at(AxisName::Head, Index::At(head.head as i64))))
 }
 
 #[cfg(test)]

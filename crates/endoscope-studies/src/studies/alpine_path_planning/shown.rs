@@ -63,7 +63,8 @@ pub(super) fn means(outcome: &mut Outcome, figures: &[Figures]) -> Result<()> {
     outcome.sections.push(Section::Table {
         heading: Some("What a target says of nodes".into()),
         table: "reachability_means".into(),
-        caption: "Means of the reachability view over cells and seeds, less what all targets say of a node alike.".into(),
+        caption: "Means of the reachability view over cells and seeds, less what all targets say of a node alike."
+            .into(),
     });
     Ok(())
 }

@@ -120,8 +120,7 @@ pub fn right(model: &Model, asked: &[(Vec<u32>, Vec<u32>)]) -> Result<Vec<bool>>
         caching: Caching::On,
     };
     let prompts = TokenRows::padded(asked.iter().map(|(prompt, _)| prompt.clone()).collect(), Default::default())?;
-    let written =
-        generate_batch(model, &prompts, &Plan::default(), &settings, |_| ControlFlow::Continue(()))?;
+    let written = generate_batch(model, &prompts, &Plan::default(), &settings, |_| ControlFlow::Continue(()))?;
     Ok(written.iter().zip(asked).map(|(written, (_, answer))| written.tokens.starts_with(answer)).collect())
 }
 

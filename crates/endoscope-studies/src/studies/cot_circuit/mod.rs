@@ -262,7 +262,10 @@ fn outcome(config: &Config, figures: &[Figures]) -> Result<Outcome> {
         )?,
     ];
     let trained = match config.train {
-        true => format!("Each model was trained for {} updates with each seed, which is also that of its world.", config.steps),
+        true => format!(
+            "Each model was trained for {} updates with each seed, which is also that of its world.",
+            config.steps
+        ),
         false => format!(
             "The models are those shipped, whatever the seed, which draws the questions; the control alone was trained, for {} updates.",
             config.steps
@@ -289,7 +292,8 @@ fn tables(outcome: &mut Outcome, figures: &[Figures]) -> Result<()> {
         let found: Option<Vec<f64>> = figures.iter().map(of).collect();
         found.map(|found| found.iter().sum::<f64>() / figures.len() as f64)
     };
-    let arms: [(&str, fn(&Figures) -> &Answers); 3] = [
+    type Of<T> = fn(&Figures) -> &T;
+    let arms: [(&str, Of<Answers>); 3] = [
         ("with the bridge", |f| &f.with.answers),
         ("without", |f| &f.without.answers),
         ("any entity as bridge", |f| &f.noisy),
@@ -298,10 +302,9 @@ fn tables(outcome: &mut Outcome, figures: &[Figures]) -> Result<()> {
         let kinds: [fn(&Answers) -> f64; 3] = [|a| a.facts, |a| a.inside, |a| a.outside];
         kinds.map(|kind| mean(&|f| Some(kind(of(f)))))
     });
-    let axes =
-        [("arm", labels(arms.map(|(name, _)| name))), ("questions", labels(["facts one by one", "in", "out"]))];
+    let axes = [("arm", labels(arms.map(|(name, _)| name))), ("questions", labels(["facts one by one", "in", "out"]))];
     outcome.tables.insert("accuracy".into(), Table::with_missing("share of right answers", axes, answers.collect())?);
-    let lenses: [(&str, fn(&Figures) -> &Vec<Vec<f64>>); 4] = [
+    let lenses: [(&str, Of<Vec<Vec<f64>>>); 4] = [
         ("b, trained with the bridge", |f| &f.with.bridge),
         ("b, trained without", |f| &f.without.bridge),
         ("t, trained with the bridge", |f| &f.with.target),
@@ -318,16 +321,23 @@ fn tables(outcome: &mut Outcome, figures: &[Figures]) -> Result<()> {
         ("stream", labels((0..streams).map(stream))),
         ("position", labels(POSITIONS)),
     ];
-    outcome.tables.insert("lens".into(), Table::with_missing("mean reciprocal rank by the logit lens", axes, lens.collect())?);
+    outcome
+        .tables
+        .insert("lens".into(), Table::with_missing("mean reciprocal rank by the logit lens", axes, lens.collect())?);
     let traces = &figures[0].traces;
     let names: Vec<Label> = labels(traces.iter().map(Trace::name));
     let layers = streams - 1;
     for (table, title, of) in [
-        ("displaced", "share of questions whose answer loses its first place", (|t| &t.displaced) as fn(&Trace) -> &Vec<Vec<f64>>),
+        (
+            "displaced",
+            "share of questions whose answer loses its first place",
+            (|t| &t.displaced) as fn(&Trace) -> &Vec<Vec<f64>>,
+        ),
         ("rank", "mean rank of the original answer", |t| &t.rank),
     ] {
         let values = (0..traces.len()).flat_map(|number| {
-            cells(layers).map(move |(layer, position)| mean(&|f| of(&f.traces[number]).get(layer)?.get(position).copied()))
+            cells(layers)
+                .map(move |(layer, position)| mean(&|f| of(&f.traces[number]).get(layer)?.get(position).copied()))
         });
         let axes = [("exchange", names.clone()), ("layer", labels(0..layers as i64)), ("position", labels(POSITIONS))];
         outcome.tables.insert(table.into(), Table::with_missing(title, axes, values.collect())?);
@@ -342,7 +352,9 @@ fn tables(outcome: &mut Outcome, figures: &[Figures]) -> Result<()> {
         table: "lens".into(),
         alternatives: vec![],
         scale: ColourScale::UNIT,
-        caption: "On held-out pairs; the first row is what the first layer reads. Without the bridge there is no position b.".into(),
+        caption:
+            "On held-out pairs; the first row is what the first layer reads. Without the bridge there is no position b."
+                .into(),
     });
     let counts: Vec<String> = traces.iter().map(|trace| trace.cases.to_string()).collect();
     outcome.sections.push(Section::HeatMap {
@@ -449,7 +461,8 @@ mod tests {
 
     #[test]
     fn lens_and_tracing_are_those_of_torch() {
-        let goldens: Vec<Golden> = serde_json::from_str(include_str!("../../../tests/goldens/cot_circuit.json")).unwrap();
+        let goldens: Vec<Golden> =
+            serde_json::from_str(include_str!("../../../tests/goldens/cot_circuit.json")).unwrap();
         let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
         let model = lab.organism(WITH).unwrap();
         let count = goldens.len() as f64;
@@ -462,7 +475,8 @@ mod tests {
             assert_eq!(found.len(), expected.len());
             assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?} {expected:?}");
         };
-        let prompts: Vec<(Vec<u32>, u32)> = goldens.iter().map(|golden| (golden.clean.clone(), golden.target)).collect();
+        let prompts: Vec<(Vec<u32>, u32)> =
+            goldens.iter().map(|golden| (golden.clean.clone(), golden.target)).collect();
         let found = reciprocal_ranks(&model.decoder, &Lens::logit(), &prompts, &Index::All, Streams::Layers).unwrap();
         close(&found.means.concat(), &sums(&|g| g.lens.concat().iter().map(|&rank| 1. / (rank + 1) as f64).collect()));
         let pair = |golden: &Golden| Pair {

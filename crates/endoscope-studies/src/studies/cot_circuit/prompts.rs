@@ -65,7 +65,9 @@ pub fn run(lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
     let answered = lab.once("the questions", &file, || ask(&model, &questions))?;
     let known = share(&answered.iter().map(|each| each.written).collect::<Vec<_>>());
     if known < ANSWERS {
-        let reason = format!("with the bridge written out it answers {known:.3} of the questions; at least {ANSWERS} are needed");
+        let reason = format!(
+            "with the bridge written out it answers {known:.3} of the questions; at least {ANSWERS} are needed"
+        );
         return Err(Error::Unsuitable { reason });
     }
     let mut outcome = judged(lab.seeds(), &answered, known)?;
@@ -78,11 +80,16 @@ fn read(path: &str) -> Result<Vec<Written>> {
         let reason = "it knows nothing of the made-up world; name a file of two-hop questions with --set prompts=FILE (see the page)";
         return Err(Error::Unsuitable { reason: reason.into() });
     }
-    let problem = |problem: String| Error::Settings { slug: CotCircuit::SLUG, problems: vec![format!("`prompts` {problem}")] };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read from {path}: {error}")))?;
+    let problem =
+        |problem: String| Error::Settings { slug: CotCircuit::SLUG, problems: vec![format!("`prompts` {problem}")] };
+    let text =
+        std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read from {path}: {error}")))?;
     let file: Vec<Written> = serde_json::from_str(&text).map_err(|error| problem(format!("{path}: {error}")))?;
     if file.len() < 2 {
-        return Err(problem(format!("{path} has {} questions; at least 2 are needed, the more the better", file.len())));
+        return Err(problem(format!(
+            "{path} has {} questions; at least 2 are needed, the more the better",
+            file.len()
+        )));
     }
     Ok(file)
 }
@@ -108,11 +115,14 @@ fn next(questions: &[Question], at: usize, fits: impl Fn(&Question) -> bool) -> 
 fn ask(model: &Model, questions: &[Question]) -> Result<Vec<Answered>> {
     let positions = shown(questions);
     let streams = |tokens: &[u32], target: u32| -> Result<Vec<Vec<f64>>> {
-        Ok(reciprocal_ranks(&model.decoder, &Lens::logit(), &[(tokens.to_vec(), target)], &positions, Streams::Layers)?.means)
+        Ok(reciprocal_ranks(&model.decoder, &Lens::logit(), &[(tokens.to_vec(), target)], &positions, Streams::Layers)?
+            .means)
     };
     let one = |(at, question): (usize, &Question)| {
         let Question { prompt, written, bridge, target } = question;
-        let unlike = |what: &str| Error::Unsuitable { reason: format!("all questions have the same {what}, so there is no control") };
+        let unlike = |what: &str| Error::Unsuitable {
+            reason: format!("all questions have the same {what}, so there is no control"),
+        };
         let other = next(questions, at, |other| other.target != *target).ok_or_else(|| unlike("target"))?;
         let other_bridge = next(questions, at, |other| other.bridge != *bridge).ok_or_else(|| unlike("bridge"))?;
         let asked = [prompt, written, &other.written].map(|tokens| (tokens.clone(), vec![*target]));
@@ -155,7 +165,8 @@ fn judged(seeds: &[u64], answered: &[Answered], known: f64) -> Result<Outcome> {
     let highest = |streams: &[Vec<f64>]| streams.iter().rev().skip(1).flatten().copied().fold(0., f64::max);
     for &seed in seeds {
         let mut random = generator(seed, 0);
-        let drawn: Vec<&Answered> = answered.iter().map(|_| &answered[random.random_range(0..answered.len())]).collect();
+        let drawn: Vec<&Answered> =
+            answered.iter().map(|_| &answered[random.random_range(0..answered.len())]).collect();
         let rate = |of: fn(&Answered) -> bool| share(&drawn.iter().map(|each| of(each)).collect::<Vec<_>>());
         gain.push(rate(|each| each.written) - rate(|each| each.latent));
         other_gain.push(rate(|each| each.another) - rate(|each| each.latent));
@@ -219,15 +230,19 @@ fn tables(model: &Model, questions: &[Question], answered: &[Answered], outcome:
     let lengths = pairs.iter().map(|pair| pair.clean.len());
     let Some(length) = lengths.max_by_key(|&length| (count(length), std::cmp::Reverse(length))) else {
         let body = "No question is answered at once that has another one of its length: no state was exchanged.";
-        outcome.sections.push(Section::Text { heading: Some("What another question's state takes away".into()), body: body.into() });
+        outcome.sections.push(Section::Text {
+            heading: Some("What another question's state takes away".into()),
+            body: body.into(),
+        });
         return Ok(());
     };
     let pairs: Vec<Pair> = pairs.into_iter().filter(|pair| pair.clean.len() == length).collect();
     let layers = model.spec().layers;
     let cells = splice(model, &pairs, layers * length)?;
-    for (table, title, value) in
-        [("displaced", "share of questions whose answer loses its first place", 0), ("rank", "mean rank of the answer", 1)]
-    {
+    for (table, title, value) in [
+        ("displaced", "share of questions whose answer loses its first place", 0),
+        ("rank", "mean rank of the answer", 1),
+    ] {
         let axes = [("layer", labels(0..layers as i64)), ("position", labels(-(length as i64)..0))];
         outcome.tables.insert(table.into(), Table::new(title, axes, cells.iter().map(|cell| cell[value]).collect())?);
     }
@@ -236,7 +251,10 @@ fn tables(model: &Model, questions: &[Question], answered: &[Answered], outcome:
         table: "displaced".into(),
         alternatives: vec!["rank".into()],
         scale: ColourScale::UNIT,
-        caption: format!("What a layer reads, exchanged at one position, in {} questions of {length} tokens.", pairs.len()),
+        caption: format!(
+            "What a layer reads, exchanged at one position, in {} questions of {length} tokens.",
+            pairs.len()
+        ),
     });
     Ok(())
 }

@@ -82,7 +82,8 @@ impl Trace {
     /// The largest share of displaced answers among these positions, from layer `first` on.
     pub fn most_displaced(&self, positions: Range<usize>, first: usize) -> f64 {
         let layers = self.displaced.iter().skip(first);
-        let cells = layers.flat_map(|layer| layer.iter().enumerate().filter(|(position, _)| positions.contains(position)));
+        let cells =
+            layers.flat_map(|layer| layer.iter().enumerate().filter(|(position, _)| positions.contains(position)));
         cells.map(|(_, share)| *share).fold(0., f64::max)
     }
 
@@ -111,20 +112,20 @@ pub fn trace(
     seed: u64,
 ) -> Result<Trace> {
     let mut random = generator(seed, 16);
-    let with_others: Vec<[(Fact, Fact); 2]> = pairs
-        .iter()
-        .filter_map(|&pair| Some([pair, *change.others(task, pair).choose(&mut random)?]))
-        .collect();
-    let asked: Vec<_> = with_others.iter().flatten().map(|&pair| (prompt(task, pair), answer(task, pair, true))).collect();
+    let with_others: Vec<[(Fact, Fact); 2]> =
+        pairs.iter().filter_map(|&pair| Some([pair, *change.others(task, pair).choose(&mut random)?])).collect();
+    let asked: Vec<_> =
+        with_others.iter().flatten().map(|&pair| (prompt(task, pair), answer(task, pair, true))).collect();
     let known = right(model, &asked)?;
     let known = with_others.iter().zip(known.chunks(2)).filter(|(_, right)| right.iter().all(|&right| right));
-    let (tokens, place): (fn(&TwoHopFacts, (Fact, Fact)) -> Vec<u32>, usize) = match stage {
-        Stage::Bridge => (prompt, 0),
-        Stage::Target => (with_bridge, 1),
+    let tokens = |pair: (Fact, Fact)| match stage {
+        Stage::Bridge => prompt(task, pair),
+        Stage::Target => with_bridge(task, pair),
     };
+    let place = usize::from(stage == Stage::Target);
     let pair = |[clean, other]: &[(Fact, Fact); 2]| Pair {
-        clean: tokens(task, *clean),
-        corrupt: tokens(task, *other),
+        clean: tokens(*clean),
+        corrupt: tokens(*other),
         answers: vec![answer(task, *clean, true)[place]],
         wrong_answers: Vec::new(),
     };

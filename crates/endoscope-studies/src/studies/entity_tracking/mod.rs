@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::lab::{Lab, LabModel};
+use crate::lab::Lab;
 use crate::study::{Outcome, Study, Untested};
 use circuit::{Choice, Group, Member, Node, discover, nodes, others, take};
 use outcome::outcome;
@@ -186,7 +186,7 @@ impl Study for EntityTracking {
             (true, "") => None,
             (true, path) => Some(lab.opened(path)?),
         };
-        let twin: Option<&Model> = twin.as_ref().map(|twin: &LabModel<'_>| &**twin);
+        let twin: Option<&Model> = twin.as_deref();
         let recipes = match lab.is_given_a_model() || !config.train {
             true => None,
             false => Some([BASE, TWIN].map(|name| -> Result<Recipe> {

@@ -52,7 +52,8 @@ pub(super) fn curve(
     seed: u64,
 ) -> Result<Curve> {
     let task = endoscope_organisms::task(&recipe.task.name, &recipe.task.parameters)?;
-    let [train, held_out] = [tokens(&*task, TRAIN, config, mirrors, seed)?, tokens(&*task, TEST, config, mirrors, seed)?];
+    let [train, held_out] =
+        [tokens(&*task, TRAIN, config, mirrors, seed)?, tokens(&*task, TEST, config, mirrors, seed)?];
     let series = Series::open(&trained.directory)?;
     let moment = |entry: &SeriesEntry| -> Result<Moment> {
         let model = series.model(entry.step)?;
@@ -88,8 +89,8 @@ impl Controls {
 
 /// Rows of a split.
 pub(super) fn tokens(task: &dyn Task, split: &str, config: &Config, mirrors: Mirrors, seed: u64) -> Result<Tokens> {
-    let rows = (0..config.rows).map(|number| task.row(split, seed, number));
-    Tokens::new(rows.collect::<endoscope_organisms::Result<_>>()?, mirrors, config, seed)
+    let rows = (0..config.rows).map(|number| Ok(task.row(split, seed, number)?));
+    Tokens::new(rows.collect::<Result<_>>()?, mirrors, config, seed)
 }
 
 fn untrained(recipe: &Recipe, vocabulary: usize, seed: u64) -> Result<Decoder> {

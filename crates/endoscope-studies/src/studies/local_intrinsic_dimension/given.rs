@@ -66,7 +66,8 @@ pub(super) fn outcome(lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
         model.spec().layers
     );
     let mut outcome = Outcome { summary, findings: vec![finding], ..Outcome::default() };
-    let figures: [(&str, fn(&Layer) -> f64); 6] = [
+    type OfLayer = fn(&Layer) -> f64;
+    let figures: [(&str, OfLayer); 6] = [
         ("dimension", |layer| layer.dimension[0]),
         ("low end", |layer| layer.dimension[1]),
         ("high end", |layer| layer.dimension[2]),
@@ -74,7 +75,8 @@ pub(super) fn outcome(lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
         ("isotropic noise again", |layer| layer.noise[1]),
         ("equal points left out", |layer| layer.duplicates as f64),
     ];
-    let values = found.iter().flat_map(|layers| figures.iter().flat_map(move |(_, of)| layers.iter().map(of))).collect();
+    let values =
+        found.iter().flat_map(|layers| figures.iter().flat_map(move |(_, of)| layers.iter().map(of))).collect();
     let axes = [
         ("seed", lab.seeds().iter().map(|seed| Label::Text(seed.to_string())).collect()),
         ("figure", labels(figures.iter().map(|(name, _)| *name))),

@@ -67,7 +67,10 @@ fn claims_fall_where_the_effect_is_taken_away() {
     assert_eq!(verdicts(late)[2], NotShown);
     // A control that falls as well.
     assert_eq!(verdicts(|measured| measured.shuffled = measured.sums.clone())[0], NotShown);
-    assert_eq!(verdicts(|measured| measured.controls.noise = measured.sums.of(|moment| moment.dimension[HELD_OUT]))[1], NotShown);
+    assert_eq!(
+        verdicts(|measured| measured.controls.noise = measured.sums.of(|moment| moment.dimension[HELD_OUT]))[1],
+        NotShown
+    );
     // Splits that stay together.
     assert_eq!(verdicts(|measured| measured.paths = measured.ample.clone())[5], NotShown);
 }

@@ -102,7 +102,9 @@ impl Tokens {
 pub(super) fn dimension(points: &Points, config: &Config) -> Result<f64> {
     let local: Vec<f64> = points.local(config.neighbours, &TwoNn::default())?.into_iter().flatten().collect();
     match local.len() {
-        0 => Err(Error::Unsuitable { reason: "around every point each is as far from its second neighbour as from its first".into() }),
+        0 => Err(Error::Unsuitable {
+            reason: "around every point each is as far from its second neighbour as from its first".into(),
+        }),
         count => Ok(local.iter().sum::<f64>() / count as f64),
     }
 }
