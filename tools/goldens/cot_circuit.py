@@ -9,6 +9,7 @@ Usage: bench/.venv/bin/python tools/goldens/cot_circuit.py
 """
 
 import json
+from typing import TypeAlias
 
 import torch
 from places import ROOT
@@ -21,7 +22,7 @@ QUESTIONS = 12
 APART = 1e-4
 
 # Blocks give a tensor, or a tuple that begins with it, by the version of transformers.
-Out = torch.Tensor | tuple[torch.Tensor, ...]
+Out: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 def rank(logits: torch.Tensor, target: int) -> int:

@@ -1,5 +1,5 @@
-"""Makes crates/endoscope-causal/tests/goldens/token_views/: two tiny random models of one
-layer, and what each token says in them at hand and looked at, by numpy from the files.
+"""Makes crates/endoscope-causal/tests/goldens/token_views/: two tiny random models of
+one layer, and what each token says in them at hand and looked at, by numpy from the files.
 
 Usage: python tools/goldens/token_view_goldens.py
 """
@@ -22,7 +22,7 @@ WIDTH = 8
 
 
 def save(name: str, model: Any) -> dict[str, Numbers]:
-    """A model with every weight drawn anew, norms and biases too; its file, read back."""
+    """A model with every weight drawn anew, norms and biases too: its file read."""
     with torch.no_grad():
         for key, weight in model.named_parameters():
             norm = "ln_" in key or "norm" in key
