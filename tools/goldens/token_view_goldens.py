@@ -1,5 +1,5 @@
 """Makes crates/endoscope-causal/tests/goldens/token_views/: two tiny random models of
-one layer, and what each token says in them at hand and looked at, by numpy from the files.
+one layer, and what each token says in them at hand and looked at, by numpy alone.
 
 Usage: python tools/goldens/token_view_goldens.py
 """
