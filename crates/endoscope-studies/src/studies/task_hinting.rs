@@ -373,7 +373,8 @@ fn outcome(config: &Config, arms: &[Named<'_>]) -> Result<Outcome> {
         let claim = |with: &str, far| {
             format!("Models that also learn the hint{with} sort lists of {far} more often, after as many updates.")
         };
-        findings.push(hinted(claim("", far), &plain, random)?);
+        let first = hinted(claim("", far), &plain, random)?;
+        findings.push(first.paper("of lists of 100, after lists of up to 20: from below 1 % to over 92 % (abstract)"));
         findings.push(hinted(claim("", far), &plain, count)?);
         findings.push(hinted(claim(", with sharpened attention,", config.further), &sharpened, random)?);
     }
