@@ -60,7 +60,7 @@ fn each_declares_its_seeds_and_its_page() {
 }
 
 #[test]
-fn the_page_lists_the_catalogue() {
+fn the_page_lists_the_catalogue_and_what_each_study_gave() {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/studies.md");
     let page = std::fs::read_to_string(page).unwrap();
     for card in papers().unwrap() {
@@ -68,6 +68,11 @@ fn the_page_lists_the_catalogue() {
         let study = if runs { format!("[runs](studies/{}.md)", card.slug) } else { "-".into() };
         let row = format!("| {} | {} | `{}` | {study} |\n", card.number, card.heading(), card.slug);
         assert!(page.contains(&row), "docs/studies.md lacks the row\n{row}");
+    }
+    for study in STUDIES {
+        let card = study.card().unwrap();
+        let row = format!("\n| {}. {} | ", card.number, card.heading());
+        assert!(page.contains(&row), "docs/studies.md has nothing of what {} gave; run tools/studies.sh", card.slug);
     }
 }
 
