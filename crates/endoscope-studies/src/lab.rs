@@ -234,6 +234,29 @@ impl<'a> Lab<'a> {
         Ok(results)
     }
 
+    /// A step that is done once for each seed on a model of its own: trained with that seed by the organism's recipe. Where that is not
+    /// wanted (`anew`) or the user named a model, all seeds have the one model.
+    pub fn each_model<T: Serialize + DeserializeOwned>(
+        &self,
+        (organism, anew): (&str, bool),
+        step: &str,
+        inputs: &impl Serialize,
+        mut compute: impl FnMut(&Model, u64) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let shared = self.model(organism)?;
+        let trained = match anew && !self.is_given_a_model() {
+            true => {
+                let recipe = Recipe::read(shared.directory.join("recipe.toml"))?;
+                self.train_all(&self.seeds.iter().map(|&seed| recipe.with_seed(seed)).collect::<Vec<_>>())?
+            }
+            false => Vec::new(),
+        };
+        self.each_seed(step, inputs, |seed| {
+            let own = self.seeds.iter().zip(&trained).find(|(other, _)| **other == seed);
+            compute(own.map_or(&shared, |(_, model)| model), seed)
+        })
+    }
+
     /// A step that is done once, kept as [`each_seed`](Self::each_seed) keeps its own.
     pub fn once<T: Serialize + DeserializeOwned>(
         &self,

@@ -189,6 +189,13 @@ impl Recipe {
         if problems.is_empty() { Ok(recipe) } else { Err(fail(problems)) }
     }
 
+    /// The same with another seed.
+    pub fn with_seed(&self, seed: u64) -> Self {
+        let mut recipe = self.clone();
+        recipe.training.seed = seed;
+        recipe
+    }
+
     /// The text that [`Recipe::parse`] reads as this recipe.
     pub fn to_toml(&self) -> Result<String> {
         let fail =

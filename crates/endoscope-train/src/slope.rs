@@ -23,22 +23,9 @@ pub struct Slope {
     pub gradients: GradStore,
 }
 
-/// [`slope_here`], on a thread of rayon's pool: the backward pass then shares each operation with its siblings, where from
-/// outside it would be handed over and waited for, operation by operation.
-pub fn slope(
-    decoder: &Decoder,
-    variables: &BTreeMap<String, Var>,
-    batch: &Batch,
-    training: &TrainingRecipe,
-) -> Result<Slope> {
-    let mut slope = None;
-    rayon::scope(|_| slope = Some(slope_here(decoder, variables, batch, training)));
-    slope.unwrap_or_else(|| Err(candle_core::Error::Msg("the thread pool ran nothing".into()).into()))
-}
-
 /// The loss of `batch` as `training` says. With `accumulate` above one the rows go through the model in so many parts, one
 /// after the other; each part's loss counts by its share of the tokens, so that the sum is the loss of the whole.
-fn slope_here(
+pub fn slope(
     decoder: &Decoder,
     variables: &BTreeMap<String, Var>,
     batch: &Batch,

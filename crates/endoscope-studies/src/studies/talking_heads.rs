@@ -16,7 +16,6 @@ use endoscope_models::process::{self, Process};
 use endoscope_models::{Decoder, Model};
 use endoscope_net::{AxisName, Capture, Change, Edit, Index, Inputs, Network, Plan};
 use endoscope_report::{ColourScale, Section, Table, labels};
-use endoscope_train::Recipe;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -112,18 +111,8 @@ impl Study for TalkingHeads {
     }
 
     fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
-        let organism = lab.model(ORGANISM)?;
-        let recipe = match lab.is_given_a_model() {
-            true => None,
-            false => Some(Recipe::read(organism.directory.join("recipe.toml"))?),
-        };
-        let figures = lab.each_seed("measuring", config, |seed| match (&recipe, config.train) {
-            (Some(recipe), true) => {
-                let mut recipe = recipe.clone();
-                recipe.training.seed = seed;
-                measure(&*lab.trained(&recipe)?, config, seed, channel)
-            }
-            _ => measure(&organism, config, seed, channel),
+        let figures = lab.each_model((ORGANISM, config.train), "measuring", config, |model, seed| {
+            measure(model, config, seed, channel)
         })?;
         let planted = lab.organism(CONSTRUCTED)?;
         let planted = lab.each_seed("ground truth", &PLANTED, |seed| ground_truth(&planted.decoder, seed))?;
@@ -487,6 +476,7 @@ mod tests {
     use crate::lab::Level;
     use endoscope_models::circuits::Composition;
     use endoscope_report::Verdict;
+    use endoscope_train::Recipe;
 
     /// The components that the reader's keys read least: a channel that carries nothing.
     fn least_read(folded: &Decoder, writer: Head, reader: Head, rank: usize) -> Result<Tensor> {

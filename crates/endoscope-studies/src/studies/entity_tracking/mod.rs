@@ -196,9 +196,8 @@ impl Study for EntityTracking {
         let recipes: Option<Vec<Recipe>> = recipes.map(|both| both.into_iter().collect::<Result<_>>()).transpose()?;
         let figures = lab.each_seed("measuring", config, |seed| match &recipes {
             Some(recipes) => {
-                let mut recipes = recipes.clone();
-                recipes.iter_mut().for_each(|recipe| recipe.training.seed = seed);
-                let models = lab.train_all(&recipes)?;
+                let of_seed: Vec<Recipe> = recipes.iter().map(|recipe| recipe.with_seed(seed)).collect();
+                let models = lab.train_all(&of_seed)?;
                 measure(&models[0], Some(&models[1]), config, seed, discover)
             }
             None => measure(&base, twin, config, seed, discover),

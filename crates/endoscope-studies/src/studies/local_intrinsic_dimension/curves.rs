@@ -94,9 +94,7 @@ pub(super) fn tokens(task: &dyn Task, split: &str, config: &Config, mirrors: Mir
 }
 
 fn untrained(recipe: &Recipe, vocabulary: usize, seed: u64) -> Result<Decoder> {
-    let mut recipe = recipe.clone();
-    recipe.training.seed = seed;
-    Ok(initial_model(&recipe, vocabulary)?.0)
+    Ok(initial_model(&recipe.with_seed(seed), vocabulary)?.0)
 }
 
 impl Curve {

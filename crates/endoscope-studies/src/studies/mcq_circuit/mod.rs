@@ -20,7 +20,7 @@ use endoscope_models::Model;
 use endoscope_net::Edit;
 use endoscope_organisms::tasks::multiple_choice::{ENUMERATIONS, RANDOM};
 use endoscope_report::{Section, Table, labels};
-use endoscope_train::{Recipe, generator};
+use endoscope_train::generator;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ use self::bench::{Bench, Look, Read, Reading, Written};
 use self::questions::{Form, Prompt, Questions, too_few};
 use crate::error::{Error, Result};
 use crate::finding::{Line, Test};
-use crate::lab::{Lab, LabModel};
+use crate::lab::Lab;
 use crate::shared::Head;
 use crate::study::{Outcome, Study, Untested};
 
@@ -151,22 +151,8 @@ impl Study for McqCircuit {
     }
 
     fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
-        let organism = lab.model(ORGANISM)?;
-        let models: Vec<LabModel<'_>> = match config.train && !lab.is_given_a_model() {
-            true => {
-                let recipe = Recipe::read(organism.directory.join("recipe.toml"))?;
-                let with = |&seed: &u64| {
-                    let mut recipe = recipe.clone();
-                    recipe.training.seed = seed;
-                    recipe
-                };
-                lab.train_all(&lab.seeds().iter().map(with).collect::<Vec<_>>())?
-            }
-            false => Vec::new(),
-        };
-        let figures = lab.each_seed("measuring", config, |seed| {
-            let trained = lab.seeds().iter().zip(&models).find(|(other, _)| **other == seed);
-            measure(trained.map_or(&organism, |(_, model)| model), config, seed, Choice::Best)
+        let figures = lab.each_model((ORGANISM, config.train), "measuring", config, |model, seed| {
+            measure(model, config, seed, Choice::Best)
         })?;
         outcome(config, &figures)
     }
@@ -463,6 +449,7 @@ mod tests {
     use super::*;
     use crate::lab::Level;
     use endoscope_report::Verdict;
+    use endoscope_train::Recipe;
 
     fn verdicts(choice: Choice) -> Vec<Verdict> {
         let lab = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap();
