@@ -32,6 +32,7 @@ mod packing;
 mod simd;
 mod soft_cap;
 mod softmax;
+pub mod sparse;
 mod storage;
 #[cfg(test)]
 mod testing;
@@ -44,4 +45,4 @@ pub use norm::{Centre, norm, norm_normalize, norm_scale};
 pub use packing::Precision;
 pub use soft_cap::soft_cap;
 pub use softmax::softmax;
-pub use top_k::top_k;
+pub use top_k::{top_k, top_k_of_row};

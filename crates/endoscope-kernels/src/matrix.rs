@@ -200,6 +200,18 @@ impl PackedMatrix {
         tensor(values, &Shape::from((rows, self.columns)))
     }
 
+    /// `x W + bias` of rows one after the other: `[rows, inner] -> [rows, columns]`. For what keeps its numbers in slices
+    /// instead of tensors; has no gradient.
+    pub fn product_of_rows(&self, x: &[f32], bias: &[f32]) -> Result<Vec<f32>> {
+        let rows = x.len() / self.inner.max(1);
+        if x.len() != rows * self.inner || bias.len() != self.columns {
+            let (inner, columns) = (self.inner, self.columns);
+            bail!("{} values and a bias of {} do not fit a matrix of {inner} rows, {columns} columns", x.len(), bias.len());
+        }
+        let added = Added { bias: Some(bias), residual: None };
+        Ok(self.multiply(Rows::new(x, self.inner), rows, 0..self.inner, added))
+    }
+
     fn multiply(&self, x: Rows<'_>, rows: usize, range: Range<usize>, added: Added<'_>) -> Vec<f32> {
         let length = rows * self.columns;
         let mut values: Vec<f32> = Vec::with_capacity(length);

@@ -28,6 +28,14 @@ pub fn top_k(x: &Tensor, k: usize) -> Result<(Tensor, Tensor)> {
     Ok((values, Tensor::from_vec(indices, shape(x, k), x.device())?))
 }
 
+/// The `k` largest values of one row with their indices, in the order of [`top_k`]; all of them where there are fewer.
+pub fn top_k_of_row(row: &[f32], k: usize) -> Vec<(f32, u32)> {
+    match k.min(row.len()) {
+        0 => Vec::new(),
+        k => row_top(row, k, &some_beats_f32),
+    }
+}
+
 fn shape(x: &Tensor, k: usize) -> Vec<usize> {
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {
