@@ -26,14 +26,21 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 mod config;
 mod dictionary;
 mod error;
+pub mod evaluate;
+pub mod features;
 mod matrix;
 mod normalization;
+mod steering;
+pub mod toy;
+pub mod training;
 
 pub use config::{Activation, Config, Normalization};
 pub use dictionary::{Codes, Dictionary, Magnitude, Weights};
 pub use endoscope_kernels::sparse::SparseRows;
 pub use error::{Error, Result};
 pub use matrix::{Matrix, norm};
+pub use steering::site_width;
