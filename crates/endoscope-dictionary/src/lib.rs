@@ -29,6 +29,7 @@
 mod config;
 mod dictionary;
 mod error;
+pub mod formats;
 mod matrix;
 mod normalization;
 
