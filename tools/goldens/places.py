@@ -10,6 +10,7 @@ STORIES = SHARED / "models" / "stories260k"
 
 MODELS = ROOT / "crates" / "endoscope-models" / "tests" / "goldens"
 CAUSAL = ROOT / "crates" / "endoscope-causal" / "tests" / "goldens"
+DICTIONARY = ROOT / "crates" / "endoscope-dictionary" / "tests" / "goldens"
 
 # The extraction is a folder of its own, which `endoscope verify` runs without this one.
 sys.path.insert(0, str(ROOT / "tools" / "reference"))

@@ -16,7 +16,8 @@ pub struct Config {
     /// The sites it reads, by name. Several are read one beside the other: a crosscoder (Lindsey et al. 2024,
     /// transformer-circuits.pub/2024/crosscoders), whose encoder and decoder are blocks of equal width. None where a file does not say.
     pub sites: Vec<String>,
-    /// The site it writes, where that is another: a transcoder (Dunefsky et al. 2024, arXiv 2406.11944).
+    /// The site it writes, where that is another: a transcoder (Dunefsky et al. 2024, arXiv 2406.11944). Empty where a file does
+    /// not say which.
     pub output_site: Option<String>,
     /// Whether the heads of its site (`hook_z`) are read one beside the other.
     pub heads_flattened: bool,

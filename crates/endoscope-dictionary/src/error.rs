@@ -16,6 +16,14 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A dictionary of a kind that is not computed here.
+    #[error("{} asks for {what}, which is not supported", path.display())]
+    Unsupported {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it asks for, by the name that the file gives it.
+        what: String,
+    },
     /// A file that cannot be written.
     #[error("{} cannot be written: {reason}", path.display())]
     Write {

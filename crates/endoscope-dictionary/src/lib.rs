@@ -32,6 +32,7 @@ mod dictionary;
 mod error;
 pub mod evaluate;
 pub mod features;
+pub mod formats;
 mod matrix;
 mod normalization;
 mod steering;
