@@ -7,9 +7,9 @@ GPT-2 small's shape with four layers, random weights; 32,768 random tokens in bl
 128, 16 blocks a batch; the residual stream after the third layer, written as float32
 safetensors. The loops are those of a careful user: transformers without its
 unembedding and with a hook on the block, TransformerLens as SAELens calls it
-(`run_with_cache` with `stop_at_layer`). Only they themselves are timed, of Endoscope the
-whole process: opening the model, hashing its files, syncing shards to the disk. They
-take turns, and rows must agree.
+(`run_with_cache` with `stop_at_layer`). Only they themselves are timed, of Endoscope
+the whole process: opening the model, hashing its files, syncing shards to the disk.
+They take turns, and rows must agree.
 """
 
 import argparse
@@ -66,12 +66,6 @@ def by_transformer_lens(model: Any, blocks: Tensor, out: Path) -> None:
     save_file({SITE: torch.cat(kept).flatten(0, 1)}, out)
 
 
-def timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, default="target/release/endoscope")
@@ -101,29 +95,30 @@ def main() -> None:
             command += ["--threads", str(arguments.threads), "--out", out]
             subprocess.run(command, check=True, capture_output=True)
 
-        for repetition in range(arguments.repeats + 1):
-            out = Path(scratch) / f"harvest-{repetition}"
-            works = {
-                "transformers": lambda: by_transformers(model, blocks, theirs),
-                "TransformerLens": lambda: by_transformer_lens(hooked, blocks, theirs),
-                "Endoscope": lambda out=out: endoscope(out),
-            }
+        outs = [Path(scratch) / str(number) for number in range(arguments.repeats + 1)]
+        works: dict[str, Callable[[Path], None]] = {
+            "transformers": lambda _: by_transformers(model, blocks, theirs),
+            "TransformerLens": lambda _: by_transformer_lens(hooked, blocks, theirs),
+            "Endoscope": endoscope,
+        }
+        for repetition, out in enumerate(outs):
             for name, work in works.items():
-                seconds = timed(work)
+                start = time.perf_counter()
+                work(out)
                 if repetition > 0:
-                    samples.setdefault(name, []).append(seconds)
+                    samples.setdefault(name, []).append(time.perf_counter() - start)
             shards = sorted(out.glob("shard-*"))
             ours = torch.cat([load_file(shard)[SITE] for shard in shards])
             difference = (ours - load_file(theirs)[SITE]).abs().max().item()
             assert difference < AGREEMENT, f"rows differ by {difference:.1e}"
-    own = statistics.median(samples["Endoscope"])
-    for name, seconds in samples.items():
-        median = statistics.median(seconds)
-        pairs = zip(seconds, samples["Endoscope"], strict=True)
-        ratio = statistics.median(their / our for their, our in pairs)
+    own = samples["Endoscope"]
+    for name, times in samples.items():
+        median = statistics.median(times)
+        ratio = statistics.median(a / b for a, b in zip(times, own, strict=True))
         print(
             f"{name:<16} {median:6.2f} s  {blocks.numel() / median:8.0f} rows/s  "
-            f"{median / own:.2f} of Endoscope's time ({ratio:.2f} in pairs)"
+            f"{median / statistics.median(own):.2f} of Endoscope's time "
+            f"({ratio:.2f} in pairs)"
         )
     print(f"rows differ by at most {difference:.1e}")
 

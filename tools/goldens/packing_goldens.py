@@ -33,7 +33,7 @@ def packing_of_sae_lens() -> ModuleType:
 def main() -> None:
     pack = packing_of_sae_lens().concat_and_batch_sequences
     generator = random.Random(0)
-    cases = []
+    cases, count = [], 0
     for begin in (None, 0, 3):
         for separator in (None, 0, 3):
             for context in (2, 5, 16):
@@ -44,24 +44,26 @@ def main() -> None:
                 # Short ones, some of which begin with what is put before them.
                 documents += [[0], [3], [3, 0], [1], [0, 0, 0], [5, 4]]
                 generator.shuffle(documents)
-                blocks = pack(
+                packed = pack(
                     iter([torch.tensor(document) for document in documents]),
                     context_size=context,
                     begin_batch_token_id=begin,
                     sequence_separator_token_id=separator,
                 )
+                blocks = [block.tolist() for block in packed]
+                count += len(blocks)
                 cases.append(
                     {
                         "context": context,
                         "begin": begin,
                         "separator": separator,
                         "documents": documents,
-                        "blocks": [block.tolist() for block in blocks],
+                        "blocks": blocks,
                     }
                 )
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(cases, separators=(",", ":")) + "\n")
-    print(f"{OUT}: {sum(len(case['blocks']) for case in cases)} blocks")
+    print(f"{OUT}: {count} blocks")
 
 
 if __name__ == "__main__":

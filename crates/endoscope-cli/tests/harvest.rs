@@ -212,7 +212,13 @@ fn every_kind_of_corpus_gives_the_same_rows() {
     let harvest = |corpus: &Path, name: &str, extra: &[&str]| {
         let out = path(name);
         let mut command = endoscope();
-        command.arg("harvest").arg(organism()).arg(corpus).args(["--sites", "resid_post.0", "--context", "12", "--json"]);
+        command.arg("harvest").arg(organism()).arg(corpus).args([
+            "--sites",
+            "resid_post.0",
+            "--context",
+            "12",
+            "--json",
+        ]);
         document(command.args(["--shard-rows", "40"]).args(extra).arg("--out").arg(&out));
         (numbers(&out, "token"), numbers(&out, "document"), rows(&out, "blocks.0.hook_resid_post"))
     };
@@ -357,7 +363,14 @@ fn a_harvest_is_checked_sent_and_fetched() {
     let corpus = token_lines(directory.path(), 60);
     let [out, there, back] = ["out", "there", "back"].map(|name| directory.path().join(name));
     let mut command = endoscope();
-    command.args(["harvest", "gpt2-odd"]).arg(&corpus).args(["--sites", "resid_post.0", "--context", "8", "--dtype", "bf16"]);
+    command.args(["harvest", "gpt2-odd"]).arg(&corpus).args([
+        "--sites",
+        "resid_post.0",
+        "--context",
+        "8",
+        "--dtype",
+        "bf16",
+    ]);
     text(command.args(["--shard-rows", "50", "--out"]).arg(&out));
     let origin = read_json(&out.join("provenance.json"));
     assert!(origin["files"].as_array().unwrap().iter().any(|file| file["role"] == "corpus"), "{origin}");

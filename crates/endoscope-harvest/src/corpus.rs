@@ -100,7 +100,8 @@ impl Corpus {
             Some(column) if there.iter().any(|name| name == column) => column.to_string(),
             Some(column) => return Err(wrong(format!("it has no column `{column}`; it has {}", list(&there)))),
             None => {
-                let known: Vec<String> = there.iter().filter(|name| COLUMNS.contains(&name.as_str())).cloned().collect();
+                let known: Vec<String> =
+                    there.iter().filter(|name| COLUMNS.contains(&name.as_str())).cloned().collect();
                 match known.as_slice() {
                     [one] => one.clone(),
                     [] => return Err(wrong(format!("say with --column what is read: it has {}", list(&there)))),
@@ -211,7 +212,8 @@ impl Corpus {
             skip += 1;
         }
         let (reader, _) = parquet(&self.path, skip)?;
-        let wrong = |error: &dyn std::fmt::Display| Error::Corpus { path: self.path.clone(), reason: error.to_string() };
+        let wrong =
+            |error: &dyn std::fmt::Display| Error::Corpus { path: self.path.clone(), reason: error.to_string() };
         let column = self.column.clone().unwrap_or_default();
         let fields = schema.get_fields().iter().filter(|field| field.name() == column).cloned().collect();
         let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
@@ -256,7 +258,8 @@ impl Raws {
             Some(Value::Array(list)) if list.iter().any(Value::is_object) => Content::Chat(Value::Array(list)),
             Some(Value::Array(list)) => {
                 let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-                let ids = list.iter().map(|value| id(value).ok_or_else(|| format!("{value} in `{column}` is no token id")));
+                let ids =
+                    list.iter().map(|value| id(value).ok_or_else(|| format!("{value} in `{column}` is no token id")));
                 Content::Tokens(ids.collect::<std::result::Result<_, _>>()?)
             }
             Some(_) => return Err(format!("its `{column}` is neither a text, nor token ids, nor a list of messages")),

@@ -34,24 +34,22 @@ impl Dtype {
 
     /// Adds numbers to the end of `bytes`; the first that is not finite once rounded, and how many of these there are.
     pub(crate) fn append(self, numbers: &[f32], bytes: &mut Vec<u8>) -> Option<(usize, f32, u64)> {
-        let halves = |bits: Vec<u16>, bytes: &mut Vec<u8>| bytes.extend(bits.into_iter().flat_map(u16::to_le_bytes));
         match self {
             Self::F32 => {
-                bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+                put(numbers.iter().map(|number| number.to_le_bytes()), bytes);
                 not_finite(numbers.iter().copied())
             }
             Self::Bf16 => {
-                let rounded = Vec::<bf16>::from_iter(numbers.iter().map(|&number| bf16::from_f32(number)));
-                let bad = not_finite(rounded.iter().map(|number| number.to_f32()));
-                halves(rounded.iter().map(|number| number.to_bits()).collect(), bytes);
-                bad
+                let mut rounded = vec![bf16::ZERO; numbers.len()];
+                rounded.convert_from_f32_slice(numbers);
+                put(rounded.iter().map(|number| number.to_le_bytes()), bytes);
+                not_finite(rounded.iter().map(|number| number.to_f32()))
             }
             Self::F16 => {
                 let mut rounded = vec![f16::ZERO; numbers.len()];
                 rounded.convert_from_f32_slice(numbers);
-                let bad = not_finite(rounded.iter().map(|number| number.to_f32()));
-                halves(rounded.iter().map(|number| number.to_bits()).collect(), bytes);
-                bad
+                put(rounded.iter().map(|number| number.to_le_bytes()), bytes);
+                not_finite(rounded.iter().map(|number| number.to_f32()))
             }
         }
     }
@@ -69,6 +67,13 @@ impl Dtype {
         }
         numbers
     }
+}
+
+/// Adds numbers of `N` bytes each, in one piece: byte by byte would take longer than rounding them.
+fn put<const N: usize>(numbers: impl ExactSizeIterator<Item = [u8; N]>, bytes: &mut Vec<u8>) {
+    let before = bytes.len();
+    bytes.resize(before + N * numbers.len(), 0);
+    bytes[before..].as_chunks_mut().0.iter_mut().zip(numbers).for_each(|(place, number)| *place = number);
 }
 
 fn not_finite(numbers: impl Iterator<Item = f32> + Clone) -> Option<(usize, f32, u64)> {

@@ -69,15 +69,14 @@ impl Reduction {
                 sums.into_iter().map(|sum| (sum / kept.len() as f64) as f32).collect()
             }
             Self::Probe(ProbeScores { directions, biases }) => {
-                let score = |row: &[f32], direction: &[f32], bias: f32| {
-                    let products = row.iter().zip(direction).map(|(&x, &weight)| f64::from(x) * f64::from(weight));
-                    (products.sum::<f64>() + f64::from(bias)) as f32
-                };
-                let scores = |row: &&[f32]| {
-                    let row = *row;
-                    directions.iter().zip(biases).map(move |(direction, &bias)| score(row, direction, bias))
-                };
-                kept.iter().flat_map(scores).collect()
+                let mut scores = Vec::with_capacity(kept.len() * directions.len());
+                for row in kept {
+                    for (direction, &bias) in directions.iter().zip(biases) {
+                        let products = row.iter().zip(direction).map(|(&x, &weight)| f64::from(x) * f64::from(weight));
+                        scores.push((products.sum::<f64>() + f64::from(bias)) as f32);
+                    }
+                }
+                scores
             }
         }
     }

@@ -73,7 +73,7 @@ impl ActivationReader {
     /// The output of a name.
     pub fn output(&self, name: &str) -> Result<&OutputRecord> {
         let mut outputs: Vec<&OutputRecord> = self.manifest.outputs.iter().collect();
-        if let Some(found) = outputs.iter().find(|output| output.name == name) {
+        if let Some(found) = outputs.iter().copied().find(|output| output.name == name) {
             return Ok(found);
         }
         outputs.sort_by_key(|output| (strsim::jaro(&output.name, name) * -1e6) as i64);

@@ -270,12 +270,19 @@ impl Harvest<'_> {
             let captured = run.captured.get(site)?;
             let activations = rows_of(captured)?;
             let (length, width) = (captured.dim(1)?, captured.elem_count() / (captured.dim(0)? * captured.dim(1)?));
-            for (output, reduction) in self.manifest.outputs.iter().zip(&self.settings.outputs).enumerate().filter_map(
-                |(at, (record, output))| (record.site == site).then_some((at, &output.reduction)),
-            ) {
+            for (output, reduction) in self
+                .manifest
+                .outputs
+                .iter()
+                .zip(&self.settings.outputs)
+                .enumerate()
+                .filter_map(|(at, (record, output))| (record.site == site).then_some((at, &output.reduction)))
+            {
                 let into = &mut rows.outputs[output];
                 let mut bad: Option<Error> = None;
-                for (row, (sequence, kept)) in batch.iter().zip(&kept).enumerate().filter(|(_, (_, kept))| !kept.is_empty()) {
+                for (row, (sequence, kept)) in
+                    batch.iter().zip(&kept).enumerate().filter(|(_, (_, kept))| !kept.is_empty())
+                {
                     let at = |&position: &usize| {
                         let start = (row * length + position) * width;
                         activations.get(start..start + width).unwrap_or_default()
@@ -324,7 +331,9 @@ impl Harvest<'_> {
         kept: &[usize],
         (place, value, more): (usize, f32, u64),
     ) -> Error {
-        if let Some(Error::NotFinite { output, count, value, dim, position, sequence, document, token, advice }) = before {
+        if let Some(Error::NotFinite { output, count, value, dim, position, sequence, document, token, advice }) =
+            before
+        {
             let count = count + more;
             return Error::NotFinite { output, count, value, dim, position, sequence, document, token, advice };
         }

@@ -178,9 +178,10 @@ impl Shuffled<'_> {
             self.given = end;
         }
         let dtype = self.reader.manifest().dtype;
-        let values = bytes.iter().zip(&self.outputs).map(|(bytes, output)| {
-            Ok(Tensor::from_vec(dtype.read(bytes), (count, output.width), &Device::Cpu)?)
-        });
+        let values = bytes
+            .iter()
+            .zip(&self.outputs)
+            .map(|(bytes, output)| Ok(Tensor::from_vec(dtype.read(bytes), (count, output.width), &Device::Cpu)?));
         let values = values.collect::<Result<_>>()?;
         self.cursor.batch += 1;
         if self.cursor.batch == self.batches() {
@@ -238,7 +239,11 @@ impl Shuffled<'_> {
     /// Reads the next runs, and puts their rows in order.
     fn fill(&mut self) -> Result<()> {
         let runs = self.buffered().to_vec();
+        let most = self.rows.min(self.shuffle.buffer_rows as u64) as usize;
         self.numbers.clear();
+        self.numbers.reserve_exact(most);
+        self.order.clear();
+        self.order.reserve_exact(most);
         let mut firsts = Vec::with_capacity(self.reader.manifest().shards.len());
         let mut first = 0;
         for record in &self.reader.manifest().shards {
@@ -247,8 +252,8 @@ impl Shuffled<'_> {
         }
         for (output, buffer) in self.outputs.iter().zip(&mut self.buffer) {
             buffer.clear();
-            let rows: usize = runs.iter().map(|run| run.rows as usize).sum();
-            buffer.reserve_exact(rows * self.reader.row_bytes(output));
+            // As much as any buffer needs, so that it never grows beside its old self.
+            buffer.reserve_exact(most * self.reader.row_bytes(output));
             for run in &runs {
                 let rows = run.first..run.first + u64::from(run.rows);
                 self.reader.shard_bytes(run.shard as usize, output, rows, buffer)?;
@@ -259,7 +264,7 @@ impl Shuffled<'_> {
             self.numbers.extend(first..first + u64::from(run.rows));
         }
         let mut generator = self.generator(Some(self.next_buffer));
-        self.order = (0..self.numbers.len() as u32).collect();
+        self.order.extend(0..self.numbers.len() as u32);
         self.order.shuffle(&mut generator);
         self.given = 0;
         self.next_run += runs.len();

@@ -48,7 +48,9 @@ pub struct Access(Vec<(AmazonS3ConfigKey, String)>);
 impl Access {
     /// As the environment's variables `AWS_…` say.
     pub fn from_environment() -> Self {
-        Self::of(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))))
+        Self::of(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )
     }
 
     /// As these options say; names that are none of object_store's are left out, as the environment has many of them.
@@ -194,7 +196,8 @@ impl Store {
                 let patience = Duration::from_secs(60);
                 let retry = RetryConfig { max_retries: 3, retry_timeout: patience, ..RetryConfig::default() };
                 let options = access.0.iter().cloned();
-                let builder = options.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value));
+                let builder =
+                    options.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value));
                 let store = builder.with_bucket_name(bucket).with_retry(retry).with_http_connector(Connector).build();
                 (Box::new(store.map_err(|error| failed(error.to_string()))?), Key::from(folder))
             }

@@ -24,7 +24,8 @@ fn rows_are_what_the_network_gives_for_each_sequence() {
         let (mut row, mut sequence_row) = (0, 0);
         let sequences = Sequences::new(packing, corpus.iter().cloned().map(Ok), Cursor::default()).unwrap();
         for sequence in sequences.map(Result::unwrap) {
-            let plan = ["blocks.*.hook_resid_pre", "z.0"].into_iter().map(Capture::new).fold(Plan::default(), Plan::capture);
+            let plan =
+                ["blocks.*.hook_resid_pre", "z.0"].into_iter().map(Capture::new).fold(Plan::default(), Plan::capture);
             let run = MODEL.decoder.run(&Inputs::tokens(vec![sequence.tokens.clone()]).unwrap(), &plan).unwrap();
             let stream = run.captured.get(STREAM).unwrap().squeeze(0).unwrap();
             let z = run.captured.get("blocks.0.attn.hook_z").unwrap().squeeze(0).unwrap().flatten_from(1).unwrap();

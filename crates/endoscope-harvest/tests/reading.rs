@@ -150,7 +150,10 @@ fn damage_is_found_and_named() {
         };
         assert!(matches!(error, Error::Shard { .. }), "{error}");
         let error = error.to_string();
-        assert!(error.contains(shard) && error.contains(part) && error.contains("run the same harvest again"), "{error}");
+        assert!(
+            error.contains(shard) && error.contains(part) && error.contains("run the same harvest again"),
+            "{error}"
+        );
     };
     check(&|path| flip(path, usize::MAX, 1), "its SHA-256 is");
     check(&|path| flip(path, 7, 0x80), "its header is said to have");

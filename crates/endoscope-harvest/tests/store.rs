@@ -68,7 +68,8 @@ fn answer(mut stream: TcpStream, server: &Mutex<Server>) -> std::io::Result<()> 
         _ if server.objects.contains_key(&path) => "200 OK",
         _ => "404 Not Found",
     };
-    let found = server.objects.get(&path).filter(|_| status == "200 OK" && method != "PUT").cloned().unwrap_or_default();
+    let found =
+        server.objects.get(&path).filter(|_| status == "200 OK" && method != "PUT").cloned().unwrap_or_default();
     let length = found.len();
     write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\nETag: \"x\"\r\n")?;
     write!(stream, "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n\r\n")?;
@@ -162,7 +163,8 @@ fn a_store_that_speaks_s3() {
     let url = "s3://bucket/some/folder";
     let shards = Manifest::read(from.path()).unwrap().unwrap().shards.len();
     // It ends after two shards, and goes on with the third.
-    let error = push(from.path(), url, &may, &mut |shards, _| if shards == 2 { Err(Error::Interrupted) } else { Ok(()) });
+    let error =
+        push(from.path(), url, &may, &mut |shards, _| if shards == 2 { Err(Error::Interrupted) } else { Ok(()) });
     assert!(matches!(error, Err(Error::Interrupted)));
     let moved = push(from.path(), url, &may, &mut quiet).unwrap();
     assert_eq!((moved.moved, moved.there), (shards - 2, 2));

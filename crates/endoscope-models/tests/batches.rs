@@ -95,10 +95,16 @@ fn a_run_goes_no_further_than_what_is_read() {
             }
             assert_eq!(before, whole.work.rows(), "{}: the last site is that of all logits", path.display());
             let tokens: u64 = rows.iter().map(|row| row.len() as u64).sum();
-            for (site, attention, mlp) in [("hook_embed", 0, 0), ("resid_pre.1", 1, 1), ("z.1", 2, 1), ("mlp_out.0", 1, 1)] {
+            for (site, attention, mlp) in
+                [("hook_embed", 0, 0), ("resid_pre.1", 1, 1), ("z.1", 2, 1), ("mlp_out.0", 1, 1)]
+            {
                 let plan = Plan::default().capture(Capture::new(site)).outputs_at(Index::List(Vec::new()));
                 let work = run(&model, &rows, Padding::Right, &plan).unwrap().work;
-                assert_eq!((work.attention, work.mlp, work.unembedding), (attention * tokens, mlp * tokens, 0), "{site}");
+                assert_eq!(
+                    (work.attention, work.mlp, work.unembedding),
+                    (attention * tokens, mlp * tokens, 0),
+                    "{site}"
+                );
             }
         }
     }

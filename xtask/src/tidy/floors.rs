@@ -24,11 +24,7 @@ const FLOORS: [Floor; 11] = [
     Floor { name: "endoscope-models", uses: &["endoscope-kernels", "endoscope-net"], tests_use: &[] },
     Floor { name: "endoscope-train", uses: &["endoscope-net", "endoscope-models"], tests_use: &[] },
     Floor { name: "endoscope-causal", uses: &["endoscope-net"], tests_use: &["endoscope-models"] },
-    Floor {
-        name: "endoscope-harvest",
-        uses: &["endoscope-net", "endoscope-report"],
-        tests_use: &["endoscope-models"],
-    },
+    Floor { name: "endoscope-harvest", uses: &["endoscope-net", "endoscope-report"], tests_use: &["endoscope-models"] },
     Floor {
         name: "endoscope-organisms",
         uses: &["endoscope-net", "endoscope-models", "endoscope-train"],

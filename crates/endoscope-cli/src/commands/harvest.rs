@@ -8,13 +8,12 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
 use endoscope_harvest::{
-    Access, ActivationReader, Corpus, Dtype, Error, Harvested, Kind, MANIFEST, Moved, NonFinite, Output as Kept, Packing, Per, ProbeScores,
-    Reduction, SequenceMode, Settings, harvest, pull, push,
+    Access, ActivationReader, Corpus, Dtype, Error, Harvested, Kind, MANIFEST, Moved, NonFinite, Output as Kept,
+    Packing, Per, ProbeScores, Reduction, SequenceMode, Settings, harvest, pull, push,
 };
 use endoscope_models::{Bos, Compute, Model};
-use endoscope_net::Network;
 use endoscope_report::{HashedFile, Provenance, Started, write_atomically};
 use serde_json::{Value, json};
 
@@ -26,18 +25,41 @@ use crate::output::Output;
 use crate::progress::bar;
 use crate::provenance::{of_program, provenance};
 
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Harvest {
-    #[command(subcommand)]
-    other: Option<Other>,
-    #[command(flatten)]
-    run: Option<Run>,
+/// Harvesting itself, or what is done with a harvest. clap's derive cannot tell the two apart where arguments are flattened.
+#[derive(Debug)]
+pub enum Harvest {
+    Run(Box<Run>),
+    Other(Other),
+}
+
+impl Args for Harvest {
+    fn augment_args(command: Command) -> Command {
+        let command = Other::augment_subcommands(Run::augment_args(command));
+        command.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Harvest {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand_name() {
+            Some(_) => Other::from_arg_matches(matches).map(Self::Other),
+            None => Run::from_arg_matches(matches).map(Box::new).map(Self::Run),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// What else is done with harvests.
 #[derive(Debug, Subcommand)]
-enum Other {
+pub enum Other {
     /// Send a harvest to s3://bucket/folder or to another folder; shards that are there already are left alone.
     Push {
         /// The harvest.
@@ -60,7 +82,7 @@ enum Other {
 }
 
 #[derive(Debug, Args)]
-struct Run {
+pub struct Run {
     #[command(flatten)]
     model: ModelArgument,
     /// Documents: .jsonl, .parquet, or .txt (a document a line).
@@ -156,10 +178,9 @@ impl FromStr for SeparatorArgument {
 
 impl Harvest {
     pub fn run(self, output: &mut Output) -> Result<()> {
-        match (self.other, self.run) {
-            (Some(other), _) => other.run(output),
-            (None, Some(run)) => run.run(output),
-            (None, None) => bail!("say what is harvested: endoscope harvest MODEL CORPUS --sites … --out DIR"),
+        match self {
+            Self::Run(run) => run.run(output),
+            Self::Other(other) => other.run(output),
         }
     }
 }
@@ -169,14 +190,26 @@ impl Other {
         match self {
             Self::Push { directory, url } => {
                 let moved = watched(|tell| push(&directory, &url, &Access::from_environment(), tell))?;
-                output.document(&json!({"to": url, "moved": moved.moved, "there": moved.there, "bytes": moved.bytes}))?;
-                output.line(&format!("{} shards sent ({}), {} were there", moved.moved, shown(moved.bytes), moved.there))
+                output
+                    .document(&json!({"to": url, "moved": moved.moved, "there": moved.there, "bytes": moved.bytes}))?;
+                output.line(&format!(
+                    "{} shards sent ({}), {} were there",
+                    moved.moved,
+                    shown(moved.bytes),
+                    moved.there
+                ))
             }
             Self::Pull { url, directory } => {
                 let moved = watched(|tell| pull(&url, &directory, &Access::from_environment(), tell))?;
                 let out = directory.to_string_lossy();
-                output.document(&json!({"out": out, "moved": moved.moved, "there": moved.there, "bytes": moved.bytes}))?;
-                output.line(&format!("{} shards fetched ({}), {} were there", moved.moved, shown(moved.bytes), moved.there))
+                output
+                    .document(&json!({"out": out, "moved": moved.moved, "there": moved.there, "bytes": moved.bytes}))?;
+                output.line(&format!(
+                    "{} shards fetched ({}), {} were there",
+                    moved.moved,
+                    shown(moved.bytes),
+                    moved.there
+                ))
             }
             Self::Check { directory } => {
                 let reader = ActivationReader::open(&directory)?;
@@ -223,19 +256,14 @@ impl Run {
         }
         let through = Cell::new(0.);
         let bar = bar(self.max_tokens.unwrap_or(0), "tokens");
-        let harvested = harvest(
-            &model.decoder,
-            &settings,
-            &|from| encoder.documents(from, &through),
-            &self.out,
-            &mut |progress| {
+        let harvested =
+            harvest(&model.decoder, &settings, &|from| encoder.documents(from, &through), &self.out, &mut |progress| {
                 if self.max_tokens.is_none() && through.get() > 0. {
                     bar.set_length((progress.tokens as f64 / through.get()) as u64);
                 }
                 bar.set_position(progress.tokens);
                 Ok(())
-            },
-        );
+            });
         bar.finish_and_clear();
         let harvested = harvested?;
         let path = self.out.join("provenance.json");
@@ -359,7 +387,9 @@ impl Run {
             ModeArgument::Examples => SequenceMode::Examples,
         };
         let separator = match (mode, self.separator) {
-            (SequenceMode::Examples, Some(_)) => bail!("--separator stands between documents of a block; examples have none"),
+            (SequenceMode::Examples, Some(_)) => {
+                bail!("--separator stands between documents of a block; examples have none")
+            }
             (SequenceMode::Examples, None) | (_, Some(SeparatorArgument::None)) => None,
             (_, Some(SeparatorArgument::Bos)) => needed("--separator bos")?,
             (_, Some(SeparatorArgument::Token(id))) => Some(id),
@@ -372,9 +402,7 @@ impl Run {
     /// What a harvest must have in common with one that it goes on with: files by name and hash, not where they lie.
     fn source(&self, model: &Model, corpus: &Corpus, origin: &Provenance) -> Result<Value> {
         let name = |path: &str| Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
-        let file = |file: &HashedFile| {
-            json!({"role": file.role, "file": name(&file.path), "bytes": file.bytes, "sha256": file.sha256})
-        };
+        let file = |file: &HashedFile| json!({"role": file.role, "file": name(&file.path), "bytes": file.bytes, "sha256": file.sha256});
         let (corpora, files): (Vec<&HashedFile>, Vec<&HashedFile>) =
             origin.files.iter().partition(|file| file.role == "corpus");
         let template = match self.chat_template.as_deref() {

@@ -59,9 +59,8 @@ pub fn harvest_watched(
     corpus: &[Vec<u32>],
     tell: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Harvested> {
-    let documents = |from: u64| -> Result<Documents<'_>> {
-        Ok(Box::new(corpus.iter().skip(from as usize).cloned().map(Ok)))
-    };
+    let documents =
+        |from: u64| -> Result<Documents<'_>> { Ok(Box::new(corpus.iter().skip(from as usize).cloned().map(Ok))) };
     harvest(&MODEL.decoder, settings, &documents, directory, tell)
 }
 
