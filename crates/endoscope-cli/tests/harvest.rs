@@ -164,7 +164,7 @@ fn a_full_disk_loses_nothing() {
         command.args(["-c", &line]).current_dir(tiny_models()).output().unwrap()
     };
     // The first shards are small enough; harvest.json grows until it is not.
-    let failed = run("8", "30");
+    let failed = run("16", "30");
     let complaint = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(!failed.status.success() && complaint.contains("error: cannot write"), "{complaint}");
     assert!(!complaint.contains("panicked"), "{complaint}");
@@ -328,8 +328,8 @@ fn what_cannot_be_harvested_is_refused() {
         path
     };
     let good = token_lines(directory.path(), 20);
-    let out = directory.path().join("out");
     let run = |corpus: &Path, extra: &[&str], parts: &[&str]| {
+        let out = directory.path().join("out");
         let mut command = endoscope();
         command.args(["harvest", "gpt2-odd"]).arg(corpus).args(extra).arg("--out").arg(&out);
         refused(&mut command, parts);

@@ -101,6 +101,11 @@ pub fn harvest<'a>(
             wanted.write(directory)?;
             wanted
         }
+        // Begun, and nothing came of it.
+        Some(found) if found.shards.is_empty() => {
+            wanted.write(directory)?;
+            wanted
+        }
         Some(found) => match found.difference(&wanted) {
             None => found,
             Some((what, then, now)) => {
@@ -169,7 +174,7 @@ impl Harvest<'_> {
         let begins = record.begins;
         let mut sequences = Sequences::new(self.manifest.packing, documents(begins.document)?, begins)?;
         let rows = self.fill(&mut sequences, u64::MAX, record.tokens)?;
-        let again = self.write(number, &rows, begins, sequences.cursor())?;
+        let again = self.write(number, &rows, begins)?;
         match again == record {
             true => Ok(()),
             false => {
@@ -193,7 +198,7 @@ impl Harvest<'_> {
             let rows = self.fill(&mut sequences, shard_rows, most)?;
             tokens += rows.tokens;
             if rows.tokens > 0 {
-                let record = self.write(self.manifest.shards.len(), &rows, begins, sequences.cursor())?;
+                let record = self.write(self.manifest.shards.len(), &rows, begins)?;
                 self.manifest.shards.push(record);
             }
             self.manifest.complete = rows.count(Per::Token) < shard_rows || rows.tokens >= most;
@@ -213,10 +218,10 @@ impl Harvest<'_> {
     }
 
     /// Writes the rows of a shard.
-    fn write(&self, number: usize, rows: &Rows, begins: Cursor, ends: Cursor) -> Result<ShardRecord> {
+    fn write(&self, number: usize, rows: &Rows, begins: Cursor) -> Result<ShardRecord> {
         let file = shard_file(number);
         let (bytes, sha256) = rows.write(&self.manifest, &self.directory.join(&file))?;
-        let (sequences, tokens) = (rows.count(Per::Sequence), rows.tokens);
+        let (sequences, tokens, ends) = (rows.count(Per::Sequence), rows.tokens, rows.ends);
         Ok(ShardRecord { file, bytes, sha256, rows: rows.count(Per::Token), sequences, tokens, begins, ends })
     }
 
@@ -244,6 +249,7 @@ impl Harvest<'_> {
                 let sequence = sequence?;
                 tokens += sequence.tokens.len();
                 kept += sequence.tokens.iter().filter(|token| !self.settings.exclude.contains(token)).count() as u64;
+                rows.ends = sequence.after;
                 done = kept >= enough || rows.tokens + tokens as u64 >= most;
                 batch.push(sequence);
             }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::manifest::{INDEX, Manifest, Per, SEQUENCE_INDEX, ShardRecord};
+use crate::sequence::Cursor;
 
 /// The longest header that is read.
 const LONGEST_HEADER: u64 = 1 << 20;
@@ -27,6 +28,8 @@ pub(crate) struct Rows {
     pub sequences: [Vec<i64>; 3],
     /// How many tokens were run.
     pub tokens: u64,
+    /// The place after the last sequence.
+    pub ends: Cursor,
 }
 
 impl Rows {
