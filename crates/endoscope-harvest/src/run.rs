@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use endoscope_net::{Capture, Index, Inputs, Network, Padding, Plan};
 use serde_json::Value;
 
@@ -272,54 +272,71 @@ impl Harvest<'_> {
         let tokens = batch.iter().map(|sequence| sequence.tokens.clone()).collect();
         let run = self.network.run(&Inputs::padded(tokens, Padding::Right)?, &plan)?;
         let kept: Vec<Vec<usize>> = batch.iter().map(|sequence| self.kept(sequence)).collect();
+        let batch: Vec<(&Sequence, &[usize])> = batch.iter().zip(kept.iter().map(Vec::as_slice)).collect();
         for site in sites {
             let captured = run.captured.get(site)?;
-            let activations = rows_of(captured)?;
-            let (length, width) = (captured.dim(1)?, captured.elem_count() / (captured.dim(0)? * captured.dim(1)?));
-            for (output, reduction) in self
-                .manifest
-                .outputs
-                .iter()
-                .zip(&self.settings.outputs)
-                .enumerate()
-                .filter_map(|(at, (record, output))| (record.site == site).then_some((at, &output.reduction)))
-            {
-                let into = &mut rows.outputs[output];
-                let mut bad: Option<Error> = None;
-                for (row, (sequence, kept)) in
-                    batch.iter().zip(&kept).enumerate().filter(|(_, (_, kept))| !kept.is_empty())
-                {
-                    let at = |&position: &usize| {
-                        let start = (row * length + position) * width;
-                        activations.get(start..start + width).unwrap_or_default()
-                    };
-                    let reduced = reduction.of(&kept.iter().map(at).collect::<Vec<_>>());
-                    let found = self.settings.dtype.append(&reduced, into);
-                    if self.settings.non_finite == NonFinite::Refuse
-                        && let Some((place, value, count)) = found
-                    {
-                        bad = Some(self.not_finite(bad, output, sequence, kept, (place, value, count)));
-                    }
-                }
-                if let Some(error) = bad {
-                    return Err(error);
+            let activations = Activations {
+                numbers: captured.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
+                positions: captured.dim(1)?,
+                width: captured.elem_count() / (captured.dim(0)? * captured.dim(1)?),
+            };
+            for (output, bytes) in rows.outputs.iter_mut().enumerate() {
+                if self.manifest.outputs[output].site == site {
+                    self.keep(output, &activations, &batch, bytes)?;
                 }
             }
         }
-        for (sequence, kept) in batch.iter().zip(&kept) {
+        for (sequence, kept) in batch {
             for &position in kept {
-                let document = sequence.documents.get(position).copied().unwrap_or_default();
-                let token = sequence.tokens.get(position).copied().unwrap_or_default();
+                let (document, token) = sequence.at(position);
                 let row = [document as i64, sequence.number as i64, position as i64, i64::from(token)];
                 rows.index.iter_mut().zip(row).for_each(|(column, number)| column.push(number));
             }
             if !kept.is_empty() {
-                let document = sequence.documents.first().copied().unwrap_or_default();
-                let row = [document as i64, sequence.number as i64, kept.len() as i64];
+                let row = [sequence.at(0).0 as i64, sequence.number as i64, kept.len() as i64];
                 rows.sequences.iter_mut().zip(row).for_each(|(column, number)| column.push(number));
             }
         }
         Ok(())
+    }
+
+    /// Adds what one output keeps of a batch, each sequence with the positions whose rows are kept.
+    fn keep(
+        &self,
+        output: usize,
+        activations: &Activations,
+        batch: &[(&Sequence, &[usize])],
+        bytes: &mut Vec<u8>,
+    ) -> Result<()> {
+        let reduction = &self.settings.outputs[output].reduction;
+        let (mut first, mut count) = (None, 0);
+        for (row, (sequence, kept)) in batch.iter().enumerate().filter(|(_, (_, kept))| !kept.is_empty()) {
+            let kept_rows: Vec<&[f32]> = kept.iter().map(|&position| activations.at(row, position)).collect();
+            if let Some((place, value, more)) = self.settings.dtype.append(&reduction.of(&kept_rows), bytes) {
+                first.get_or_insert((*sequence, *kept, place, value));
+                count += more;
+            }
+        }
+        let Some((sequence, kept, place, value)) = first.filter(|_| self.settings.non_finite == NonFinite::Refuse)
+        else {
+            return Ok(());
+        };
+        let record = &self.manifest.outputs[output];
+        let row = if record.per == Per::Token { place / record.width } else { kept.len() - 1 };
+        let position = kept.get(row).copied().unwrap_or_default();
+        let (document, token) = sequence.at(position);
+        let overflows = self.settings.dtype == Dtype::F16 && value.is_infinite();
+        Err(Error::NotFinite {
+            output: record.name.clone(),
+            count,
+            value,
+            dim: place % record.width,
+            position,
+            sequence: sequence.number,
+            document,
+            token,
+            advice: if overflows { "; f16 holds at most 65504, and bf16 or f32 hold more" } else { "" },
+        })
     }
 
     /// The positions whose rows are kept.
@@ -327,43 +344,20 @@ impl Harvest<'_> {
         let tokens = sequence.tokens.iter().enumerate();
         tokens.filter(|(_, token)| !self.settings.exclude.contains(token)).map(|(position, _)| position).collect()
     }
-
-    /// The error of numbers that are not finite: the first place of a batch, and the count of all.
-    fn not_finite(
-        &self,
-        before: Option<Error>,
-        output: usize,
-        sequence: &Sequence,
-        kept: &[usize],
-        (place, value, more): (usize, f32, u64),
-    ) -> Error {
-        if let Some(Error::NotFinite { output, count, value, dim, position, sequence, document, token, advice }) =
-            before
-        {
-            let count = count + more;
-            return Error::NotFinite { output, count, value, dim, position, sequence, document, token, advice };
-        }
-        let record = &self.manifest.outputs[output];
-        let row = if record.per == Per::Token { place / record.width } else { kept.len() - 1 };
-        let position = kept.get(row).copied().unwrap_or_default();
-        let overflows = self.settings.dtype == Dtype::F16 && value.is_infinite();
-        Error::NotFinite {
-            output: record.name.clone(),
-            count: more,
-            value,
-            dim: place % record.width,
-            position,
-            sequence: sequence.number,
-            document: sequence.documents.get(position).copied().unwrap_or_default(),
-            token: sequence.tokens.get(position).copied().unwrap_or_default(),
-            advice: if overflows { "; f16 holds at most 65504, and bf16 or f32 hold more" } else { "" },
-        }
-    }
 }
 
-/// `[batch, position, …]` as numbers.
-fn rows_of(captured: &Tensor) -> Result<Vec<f32>> {
-    Ok(captured.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+/// The activations of a site in one batch: `[sequence, position, width]`.
+struct Activations {
+    numbers: Vec<f32>,
+    positions: usize,
+    width: usize,
+}
+
+impl Activations {
+    fn at(&self, sequence: usize, position: usize) -> &[f32] {
+        let start = (sequence * self.positions + position) * self.width;
+        self.numbers.get(start..start + self.width).unwrap_or_default()
+    }
 }
 
 /// Removes what was being written when a run ended; the numbers of the shards that are gone, or of another length.

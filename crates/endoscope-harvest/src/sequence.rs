@@ -56,6 +56,14 @@ pub struct Sequence {
     pub after: Cursor,
 }
 
+impl Sequence {
+    /// The document and the token at a position that it has.
+    pub(crate) fn at(&self, position: usize) -> (u64, u32) {
+        let found = self.documents.get(position).zip(self.tokens.get(position));
+        found.map_or((0, 0), |(&document, &token)| (document, token))
+    }
+}
+
 impl Packing {
     /// Whether sequences of this kind can be made at all.
     pub fn check(&self) -> Result<()> {

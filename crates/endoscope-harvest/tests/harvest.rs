@@ -220,7 +220,7 @@ impl Network for Bad {
 fn numbers_that_are_not_finite_are_refused_with_their_place() {
     let goldens = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../endoscope-models/tests/goldens");
     let bad = Bad(endoscope_models::Model::open(goldens.join("gpt2-odd")).unwrap());
-    let corpus = vec![vec![1, 2, 3, 4, 5], vec![7, 8, 9, 10, 11], vec![1, 29, 3, 29, 2], vec![3; 5]];
+    let corpus = [vec![1, 2, 3, 4, 5], vec![7, 8, 9, 10, 11], vec![1, 29, 3, 29, 2], vec![3; 5]];
     let packing = Packing { begin: None, separator: None, context: 5, mode: SequenceMode::Blocks };
     let settings = Settings { packing, shard_rows: Some(5), ..settings() };
     let documents =

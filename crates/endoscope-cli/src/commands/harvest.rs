@@ -293,7 +293,7 @@ impl Run {
         }))?;
         for record in &manifest.outputs {
             let rows = manifest.rows(record.per);
-            output.line(&format!("{:<36} {:?} [{rows}, {}]", record.name, manifest.dtype, record.width))?;
+            output.line(&format!("{:<36} [{rows}, {}]", record.name, record.width))?;
         }
         if *found > 0 {
             output.line(&format!("{found} of {} shards were there", manifest.shards.len()))?;
