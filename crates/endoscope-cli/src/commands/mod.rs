@@ -8,6 +8,7 @@ mod circuit;
 mod demo;
 mod dimension;
 mod generate;
+mod harvest;
 mod heads;
 mod inspect;
 mod knockout;
@@ -31,6 +32,8 @@ pub enum Command {
     Inspect(inspect::Inspect),
     /// Activations of chosen sites for prompts, as a safetensors file.
     Capture(capture::Capture),
+    /// Activations of a corpus to a folder of shards, or a harvest to another place.
+    Harvest(harvest::Harvest),
     /// Text, with a plan applied if given.
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
@@ -70,6 +73,7 @@ impl Command {
         match self {
             Self::Inspect(verb) => verb.run(output),
             Self::Capture(verb) => verb.run(output),
+            Self::Harvest(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
             Self::Heads(verb) => verb.run(output),
