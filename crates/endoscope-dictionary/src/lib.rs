@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod cross_layer;
 mod dictionary;
 mod error;
 pub mod formats;
@@ -34,6 +35,7 @@ mod matrix;
 mod normalization;
 
 pub use config::{Activation, Config, Normalization};
+pub use cross_layer::CrossLayerTranscoder;
 pub use dictionary::{Codes, Dictionary, Magnitude, Weights};
 pub use endoscope_kernels::sparse::SparseRows;
 pub use error::{Error, Result};
