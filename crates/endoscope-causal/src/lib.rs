@@ -72,7 +72,7 @@ pub use graph::{Edge, Graph, Node, Part, Reader};
 pub use heads::{HeadScore, head_scores};
 pub use knockout::{Cut, Knockout, KnockoutHeads, KnockoutPrompt, KnockoutScores, knockout};
 pub use looks::{AllLooks, HeadLooks, Looks, head_looks, repeated_tokens};
-pub use metric::{Metric, Target};
+pub use metric::{Metric, Target, log_softmax};
 pub use pairs::Progress;
 pub use path::{PathNorm, PathScores, PathSweep, Receiver, Sender};
 pub use path_run::path_sweep;

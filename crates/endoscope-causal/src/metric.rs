@@ -173,7 +173,7 @@ impl Metric {
 }
 
 /// The logarithms of the probabilities, in f64.
-pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
+pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let total = log_sum_exp(logits.iter().map(|&logit| f64::from(logit)));
     logits.iter().map(|&logit| f64::from(logit) - total).collect()
 }

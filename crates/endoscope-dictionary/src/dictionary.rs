@@ -51,6 +51,13 @@ pub struct Codes {
     pub(crate) rescaled: Option<Vec<Rescaled>>,
 }
 
+impl Codes {
+    /// How long one unit of a decoded vector is in the row's own units.
+    pub(crate) fn scale_of_row(&self, row: usize) -> f32 {
+        self.rescaled.as_ref().map_or(1., |rescaled| rescaled[row].scale())
+    }
+}
+
 /// A sparse autoencoder, transcoder or crosscoder.
 #[derive(Debug)]
 pub struct Dictionary {

@@ -26,13 +26,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 mod config;
 mod cross_layer;
 mod dictionary;
 mod error;
+pub mod evaluate;
+pub mod features;
 pub mod formats;
 mod matrix;
 mod normalization;
+mod steering;
+pub mod toy;
+pub mod training;
 
 pub use config::{Activation, Config, Normalization};
 pub use cross_layer::CrossLayerTranscoder;
@@ -40,3 +46,4 @@ pub use dictionary::{Codes, Dictionary, Magnitude, Weights};
 pub use endoscope_kernels::sparse::SparseRows;
 pub use error::{Error, Result};
 pub use matrix::{Matrix, norm};
+pub use steering::site_width;

@@ -11,6 +11,11 @@ pub(crate) struct Rescaled {
 }
 
 impl Rescaled {
+    /// What the vector was divided by.
+    pub fn scale(self) -> f32 {
+        self.scale
+    }
+
     /// Back to where the vector came from.
     pub fn undo(self, row: &mut [f32]) {
         row.iter_mut().for_each(|x| *x = *x * self.scale + self.shift);

@@ -1,10 +1,12 @@
 //! Changes made ready: values as tensors of the right shape, and what each does to the chosen cells.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, TensorId};
 
 use crate::error::{Error, Result};
+use crate::features::{FeatureEdit, Features};
 use crate::frame::{Extent, Frame, entries};
 use crate::plan::{Change, Edit};
 use crate::selection::{Grid, Index, Selection};
@@ -37,6 +39,7 @@ pub(crate) enum Operation {
         basis: Tensor,
         onto: bool,
     },
+    Features(Arc<dyn Features>, FeatureEdit),
 }
 
 impl PreparedEdit {
@@ -73,6 +76,13 @@ impl PreparedEdit {
                 Some("pattern") => Operation::Fill(0.),
                 _ => return Err(not_possible(site, "edges are knocked out at hook_attn_scores or hook_pattern")),
             },
+            Change::Features(features) => {
+                let Some(dictionary) = &features.loaded else {
+                    return Err(Error::NotLoaded(features.dictionary.clone()));
+                };
+                dictionary.check(features).map_err(|reason| not_possible(site, &reason))?;
+                Operation::Features(dictionary.clone(), features.clone())
+            }
         };
         if let Operation::Scale(factor) | Operation::Add(_, factor) = operation
             && !(factor as f32).is_finite()
@@ -157,6 +167,14 @@ impl PreparedEdit {
                 let basis = basis.to_dtype(cells.dtype())?;
                 let inside = rows(cells)?.matmul(&basis.t()?)?.matmul(&basis)?.reshape(cells.shape())?;
                 if *onto { inside } else { (cells - inside)? }
+            }
+            Operation::Features(dictionary, edit) => {
+                if cells.track_op() {
+                    return Err(not_possible(site, "no gradient passes through a dictionary"));
+                }
+                let vectors = vectors_of(site, cells, dictionary.width())?;
+                let edited = dictionary.edited(&vectors.to_dtype(DType::F32)?, edit)?;
+                edited.to_dtype(cells.dtype())?.reshape(cells.shape())?
             }
         })
     }
@@ -244,6 +262,22 @@ fn source_cells(site: &Site, source: &Tensor, grid: &Grid, frame: &Frame) -> Res
 fn rows(tensor: &Tensor) -> Result<Tensor> {
     let dim = tensor.dim(D::Minus1)?;
     Ok(tensor.contiguous()?.reshape((tensor.elem_count() / dim.max(1), dim))?)
+}
+
+/// The last axes of a tensor as vectors of `width`: `[row, width]`. The heads of a site may be one vector together.
+fn vectors_of(site: &Site, cells: &Tensor, width: usize) -> Result<Tensor> {
+    let mut inside = 1;
+    for &size in cells.dims().iter().rev() {
+        inside *= size;
+        if inside >= width {
+            break;
+        }
+    }
+    if inside != width || width == 0 {
+        let reason = format!("its dictionary reads {width} dimensions, the chosen cells are {:?}", cells.dims());
+        return Err(not_possible(site, &reason));
+    }
+    Ok(cells.contiguous()?.reshape((cells.elem_count() / width, width))?)
 }
 
 fn not_possible(site: &Site, reason: &str) -> Error {

@@ -52,6 +52,7 @@ mod canvas;
 mod change;
 mod effect;
 mod error;
+mod features;
 mod frame;
 mod joining;
 mod name;
@@ -66,6 +67,7 @@ mod value;
 
 pub use effect::Effect;
 pub use error::{Error, Result};
+pub use features::{FeatureChange, FeatureEdit, Features, NewActivation};
 pub use frame::{Batch, Frame};
 pub use network::{Base, Captured, Cost, Inputs, Network, Padding, Resume, Run, TokenRows, Work};
 pub use plan::{Capture, Change, Edit, Plan};

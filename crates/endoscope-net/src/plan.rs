@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::features::FeatureEdit;
 use crate::selection::{Index, Selection};
 use crate::site::AxisName;
 use crate::value::Value;
@@ -135,6 +136,8 @@ pub enum Change {
     /// Attention edges cut: at `hook_attn_scores` minus infinity (the remaining weights are renormalised), at
     /// `hook_pattern` zero (they are not).
     KnockOut,
+    /// Features of a dictionary changed.
+    Features(FeatureEdit),
 }
 
 fn one() -> f64 {
@@ -166,12 +169,26 @@ impl Plan {
         self
     }
 
-    /// Replaces every file that the plan names by its tensor. Paths are relative to `base`, the folder of the plan.
+    /// Replaces every file that the plan names by its tensor. Paths are relative to `base`, the folder of the plan. Dictionaries
+    /// are loaded by [`Plan::load_features`].
     pub fn load(mut self, base: &Path) -> Result<Self> {
         for edit in &mut self.edits {
             let site = edit.site.clone();
             for (_, value) in edit.change.values_mut() {
                 value.load(base, &site)?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Hands every edit of features, with its site, to `load`, which puts the dictionary there.
+    pub fn load_features<E>(
+        mut self,
+        mut load: impl FnMut(&str, &mut FeatureEdit) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Self, E> {
+        for edit in &mut self.edits {
+            if let Change::Features(features) = &mut edit.change {
+                load(&edit.site, features)?;
             }
         }
         Ok(self)
@@ -221,7 +238,7 @@ impl Change {
                 [("source", source), ("mask", mask)].into_iter().chain(along).collect()
             }
             Self::ProjectOnto { directions } | Self::ProjectOut { directions } => vec![("directions", directions)],
-            Self::Scale { .. } | Self::Zero | Self::Mean { .. } | Self::KnockOut => vec![],
+            Self::Scale { .. } | Self::Zero | Self::Mean { .. } | Self::KnockOut | Self::Features(_) => vec![],
         }
     }
 
@@ -234,7 +251,7 @@ impl Change {
                 [("source", source), ("mask", mask)].into_iter().chain(along).collect()
             }
             Self::ProjectOnto { directions } | Self::ProjectOut { directions } => vec![("directions", directions)],
-            Self::Scale { .. } | Self::Zero | Self::Mean { .. } | Self::KnockOut => vec![],
+            Self::Scale { .. } | Self::Zero | Self::Mean { .. } | Self::KnockOut | Self::Features(_) => vec![],
         }
     }
 }

@@ -1,0 +1,246 @@
+//! Dictionaries in networks: splicing, steering, reading features, attribution graphs.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use endoscope_dictionary::attribution::{Frozen, GraphNames, GraphSettings, Node, Transcoders, attribute, graph_json, measure, prune};
+use endoscope_dictionary::evaluate::loss_recovered;
+use endoscope_dictionary::features::{Gather, contexts, gather};
+use endoscope_dictionary::{Activation, Config, Dictionary, Matrix, Weights, site_width};
+use endoscope_models::Model;
+use endoscope_net::{AxisName, Capture, Change, Edit, FeatureChange, Index, Inputs, Network, NewActivation, Plan};
+
+fn model(name: &str) -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../endoscope-models/tests/goldens").join(name);
+    Model::open(folder).unwrap()
+}
+
+fn rows(network: &dyn Network) -> Vec<Vec<u32>> {
+    let vocabulary = network.run(&Inputs::tokens(vec![vec![0]]).unwrap(), &Plan::default()).unwrap().outputs.dims()[2];
+    let token = |at: usize| ((at * 7919 + 13) % vocabulary) as u32;
+    (0..5).map(|row| (0..6 + row % 2).map(|at| token(row * 10 + at)).collect()).collect()
+}
+
+fn numbers(rows: usize, columns: usize, seed: usize, size: f32) -> Matrix {
+    let value = |at: usize| ((((at + 31 * seed) * 7919) % 1009) as f32 / 1009. - 0.5) * 2. * size;
+    Matrix::new(rows, columns, (0..rows * columns).map(value).collect()).unwrap()
+}
+
+/// Two latents a dimension, one for each sign: what it reads comes back whole.
+fn whole(site: &str, width: usize) -> Dictionary {
+    let mut both = Matrix::zeros(2 * width, width);
+    for at in 0..width {
+        both.row_mut(at)[at] = 1.;
+        both.row_mut(width + at)[at] = -1.;
+    }
+    let weights = Weights {
+        encoder: both.clone(),
+        encoder_bias: vec![0.; 2 * width],
+        decoder: both,
+        decoder_bias: vec![0.; width],
+        ..Weights::default()
+    };
+    Dictionary::new(Config { sites: vec![site.into()], ..Config::default() }, weights).unwrap()
+}
+
+fn width(network: &dyn Network, site: &str) -> usize {
+    site_width(network.sites().get(network.sites().resolve(site).unwrap()[0]))
+}
+
+#[test]
+fn a_whole_dictionary_recovers_all_of_the_loss_and_an_empty_one_nothing() {
+    for (name, site) in [("gpt2-odd", "resid_post.0"), ("llama-grouped", "z.1"), ("gpt2-odd", "mlp_out.1")] {
+        let model = model(name);
+        let network = &model.decoder;
+        let rows = rows(network);
+        let dictionary = whole(site, width(network, site));
+        let full = loss_recovered(network, &dictionary, &rows).unwrap();
+        assert!((full.recovered - 1.).abs() < 1e-3, "{name} {site}: {full:?}");
+        let (config, weights) = dictionary.into_parts();
+        let nothing = Weights { decoder: Matrix::zeros(weights.decoder.rows(), weights.decoder.columns()), ..weights };
+        let nothing = loss_recovered(network, &Dictionary::new(config, nothing).unwrap(), &rows).unwrap();
+        assert!(nothing.recovered.abs() < 1e-6 && nothing.tokens == full.tokens, "{name} {site}: {nothing:?}");
+    }
+}
+
+#[test]
+fn edits_of_features_do_what_they_say() {
+    let model = model("gpt2-odd");
+    let network = &model.decoder;
+    let inputs = Inputs::tokens(vec![rows(network)[0].clone()]).unwrap();
+    let site = "resid_post.0";
+    let dictionary = Arc::new(whole(site, width(network, site)));
+    let read = |plan: Plan| network.run(&inputs, &plan.capture(Capture::new(site))).unwrap();
+    let name = "blocks.0.hook_resid_post";
+    let values = |run: &endoscope_net::Run| run.captured.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let before = read(Plan::default());
+    let none = read(Plan::default().edit(Edit::new(site, Change::Features(dictionary.edit(Vec::new())))));
+    assert_eq!(values(&before), values(&none), "a change of nothing changes no bit");
+    let spliced = read(Plan::default().edit(Edit::new(site, Change::Features(dictionary.splice()))));
+    assert!(values(&before).iter().zip(values(&spliced)).all(|(a, b)| (a - b).abs() < 1e-6));
+
+    let change = |feature, to| vec![FeatureChange { feature, to }];
+    let edit = |to| {
+        Edit::new(site, Change::Features(dictionary.edit(change(2, to)))).at(AxisName::Position, Index::At(1))
+    };
+    let d = width(network, site);
+    // Dimension 2 of position 1: its positive part is feature 2, its negative part feature d + 2.
+    let old = values(&before)[d + 2];
+    for (to, expected) in [
+        (NewActivation::Set(5.), 5. + old.min(0.)),
+        (NewActivation::Add(1.5), old + 1.5),
+        (NewActivation::Scale(0.), old.min(0.)),
+    ] {
+        let after = values(&read(Plan::default().edit(edit(to))));
+        for (at, (a, b)) in values(&before).iter().zip(&after).enumerate() {
+            let expected = if at == d + 2 { expected } else { *a };
+            assert!((b - expected).abs() < 1e-5, "{to:?}, {at}: {b}, not {expected}");
+        }
+    }
+    let wrong = Plan::default().edit(Edit::new(site, Change::Features(dictionary.edit(change(9999, NewActivation::Set(1.))))));
+    assert!(network.run(&inputs, &wrong).unwrap_err().to_string().contains("no feature 9999"));
+    let mut unloaded = dictionary.edit(Vec::new());
+    unloaded.loaded = None;
+    let plan = Plan::default().edit(Edit::new(site, Change::Features(unloaded)));
+    assert!(network.run(&inputs, &plan).is_err());
+    let elsewhere = Plan::default().edit(Edit::new("pattern.0", Change::Features(dictionary.splice())));
+    assert!(network.run(&inputs, &elsewhere).is_err());
+}
+
+#[test]
+fn the_strongest_tokens_of_features_are_found() {
+    let model = model("gpt2-odd");
+    let network = &model.decoder;
+    let rows = rows(network);
+    let site = "resid_post.1";
+    let dictionary = whole(site, width(network, site));
+    let asked = Gather { features: Some(vec![3, 0]), top: 2, sampled: 3, seed: 5 };
+    let mut seen = 0;
+    let found = gather(network, &dictionary, &rows, &asked, |rows, _| {
+        seen += rows;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!((seen, found.tokens), (5, rows.iter().map(Vec::len).sum::<usize>() as u64));
+    assert_eq!(found.records.iter().map(|record| record.feature).collect::<Vec<_>>(), [0, 3]);
+    for record in &found.records {
+        let mut all = Vec::new();
+        for (row, tokens) in rows.iter().enumerate() {
+            let plan = Plan::default().capture(Capture::new(site));
+            let run = network.run(&Inputs::tokens(vec![tokens.clone()]).unwrap(), &plan).unwrap();
+            let x = Matrix::from_tensor(run.captured.get("blocks.1.hook_resid_post").unwrap()).unwrap();
+            let own: Vec<(f32, usize)> = x.iter().enumerate().map(|(at, x)| (x[record.feature], at)).collect();
+            record_best(&own, row, &mut all);
+        }
+        all.sort_by(|a: &(f32, usize, usize), b| b.0.total_cmp(&a.0));
+        let top: Vec<(usize, usize)> = record.top.iter().map(|e| (e.row as usize, e.position as usize)).collect();
+        assert_eq!(top, all.iter().take(2).map(|&(_, row, at)| (row, at)).collect::<Vec<_>>());
+        assert!(record.sampled.len() <= 3 && record.sampled.iter().all(|example| example.activation > 0.));
+    }
+    let examples = vec![(0, found.records[0].top.clone())];
+    let found = contexts(network, &dictionary, &rows, &examples, 2).unwrap();
+    let context = &found[0][0];
+    let example = examples[0].1[0];
+    assert!((context.activations[context.example as usize] - example.activation).abs() < 1e-6);
+    assert_eq!(context.tokens[context.example as usize], rows[example.row as usize][example.position as usize]);
+}
+
+fn record_best(own: &[(f32, usize)], row: usize, all: &mut Vec<(f32, usize, usize)>) {
+    if let Some(&(value, at)) = own.iter().max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(value, _)| *value > 0.) {
+        all.push((value, row, at));
+    }
+}
+
+fn transcoders(network: &dyn Network, layers: usize, latents: usize) -> Vec<Dictionary> {
+    let transcoder = |layer: usize| {
+        let (input, output) = (format!("blocks.{layer}.hook_mlp_in"), format!("blocks.{layer}.hook_mlp_out"));
+        let (d_in, d_out) = (width(network, &input), width(network, &output));
+        let weights = Weights {
+            encoder: numbers(latents, d_in, layer, 0.7),
+            encoder_bias: vec![-0.2; latents],
+            decoder: numbers(latents, d_out, layer + 50, 0.3),
+            decoder_bias: vec![0.05; d_out],
+            ..Weights::default()
+        };
+        let activation = if layer == 0 { Activation::Relu } else { Activation::TopK { k: 3, by_decoder_norm: false } };
+        let config = Config { sites: vec![input], output_site: Some(output), activation, ..Config::default() };
+        Dictionary::new(config, weights).unwrap()
+    };
+    (0..layers).map(transcoder).collect()
+}
+
+#[test]
+fn every_edge_of_a_graph_is_the_measured_change() {
+    for name in ["gpt2-odd", "llama-grouped"] {
+        let model = model(name);
+        let network = &model.decoder;
+        let tokens = rows(network)[0].clone();
+        let layers = model.spec().layers;
+        let transcoders = Transcoders::new(network, transcoders(network, layers, 12)).unwrap();
+        let frozen = Frozen::new(network, &transcoders, &tokens).unwrap();
+        let settings = GraphSettings { max_n_logits: 3, batch_size: 7, ..GraphSettings::default() };
+        let graph = attribute(network, &transcoders, &frozen, &settings, |_, _| ControlFlow::Continue(())).unwrap();
+        let is_target = |node: &Node| matches!(node, Node::Feature(_) | Node::Logit { .. });
+        let (mut checked, mut largest) = (0, 0f64);
+        for (target, node) in graph.nodes.iter().enumerate().filter(|(_, node)| is_target(node)) {
+            for (source, from) in graph.nodes.iter().enumerate().filter(|(_, node)| !matches!(node, Node::Logit { .. })) {
+                let edge = f64::from(graph.edges.row(target)[source]);
+                // All edges of some targets, and every large one.
+                if edge.abs() < 0.05 && (target * 31 + source) % 11 != 0 {
+                    continue;
+                }
+                let measured = measure(network, &transcoders, &frozen, from, node).unwrap();
+                assert!((edge - measured).abs() < 1e-3 * (1. + edge.abs()), "{name}: {edge} from {from:?} to {node:?}, measured {measured}");
+                checked += 1;
+                largest = largest.max(edge.abs());
+            }
+        }
+        assert!(checked > 200 && largest > 0.05, "{name}: {checked} edges, up to {largest}");
+
+        // Fewer features: those that are left have the edges they had.
+        let few = GraphSettings { max_feature_nodes: 9, ..settings };
+        let small = attribute(network, &transcoders, &frozen, &few, |_, _| ControlFlow::Continue(())).unwrap();
+        assert_eq!(small.active_features, graph.active_features);
+        assert_eq!(small.nodes.iter().filter(|node| matches!(node, Node::Feature(_))).count(), 9);
+
+        let pruned = prune(&graph, 0.8, 0.98);
+        let kept = pruned.nodes.iter().filter(|&&kept| kept).count();
+        assert!(kept < graph.nodes.len() && !pruned.edges.is_empty());
+        assert!(pruned.edges.iter().all(|&(target, source)| pruned.nodes[target] && pruned.nodes[source]));
+        let all = prune(&graph, 1., 1.);
+        assert!(all.edges.len() >= pruned.edges.len());
+        let names = GraphNames {
+            slug: "test",
+            scan: name,
+            prompt: "…",
+            layers,
+            settings,
+            node_threshold: 0.8,
+            edge_threshold: 0.98,
+        };
+        let json = graph_json(&graph, &pruned, &names, |token| format!("t{token}"));
+        let ids: std::collections::BTreeSet<&str> =
+            json["nodes"].as_array().unwrap().iter().map(|node| node["node_id"].as_str().unwrap()).collect();
+        assert_eq!(ids.len(), kept, "ids are unique");
+        for link in json["links"].as_array().unwrap() {
+            assert!(ids.contains(link["source"].as_str().unwrap()) && ids.contains(link["target"].as_str().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn what_a_graph_cannot_be_made_of_is_refused() {
+    let model = model("gpt2-odd");
+    let network = &model.decoder;
+    let layers = model.spec().layers;
+    let mut missing = transcoders(network, layers, 5);
+    missing.pop();
+    let missing = Transcoders::new(network, missing).unwrap();
+    let error = Frozen::new(network, &missing, &[1, 2, 3]).unwrap_err().to_string();
+    assert!(error.contains("needs one for each layer"), "{error}");
+    let twice = [transcoders(network, 1, 5), transcoders(network, 1, 5)].concat();
+    assert!(Transcoders::new(network, twice).unwrap_err().to_string().contains("two transcoders"));
+    let autoencoder = whole("resid_post.0", width(network, "resid_post.0"));
+    assert!(Transcoders::new(network, vec![autoencoder]).is_err());
+}
