@@ -28,6 +28,7 @@
 
 pub mod attribution;
 mod config;
+mod cross_layer;
 mod dictionary;
 mod error;
 pub mod evaluate;
@@ -41,6 +42,7 @@ pub mod training;
 mod whitening;
 
 pub use config::{Activation, Config, Normalization};
+pub use cross_layer::CrossLayerTranscoder;
 pub use dictionary::{Codes, Dictionary, Magnitude, Weights};
 pub use endoscope_kernels::sparse::SparseRows;
 pub use error::{Error, Result};
