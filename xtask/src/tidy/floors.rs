@@ -22,7 +22,11 @@ const FLOORS: [Floor; 10] = [
     Floor { name: "endoscope-net", uses: &[], tests_use: &[] },
     Floor { name: "endoscope-report", uses: &[], tests_use: &[] },
     Floor { name: "endoscope-models", uses: &["endoscope-kernels", "endoscope-net"], tests_use: &[] },
-    Floor { name: "endoscope-train", uses: &["endoscope-net", "endoscope-models"], tests_use: &[] },
+    Floor {
+        name: "endoscope-train",
+        uses: &["endoscope-kernels", "endoscope-net", "endoscope-models"],
+        tests_use: &[],
+    },
     Floor { name: "endoscope-causal", uses: &["endoscope-kernels", "endoscope-net"], tests_use: &["endoscope-models"] },
     Floor {
         name: "endoscope-organisms",
