@@ -6,6 +6,7 @@ mod bench;
 mod capture;
 mod circuit;
 mod demo;
+mod dict;
 mod dimension;
 mod generate;
 mod harvest;
@@ -56,6 +57,8 @@ pub enum Command {
     Align(align::Align),
     /// Papers' methods as runnable studies: list, show, run.
     Study(study::StudyVerb),
+    /// Dictionaries: train, evaluate, read features, attribution graphs.
+    Dict(dict::DictVerb),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
@@ -85,6 +88,7 @@ impl Command {
             Self::Lens(verb) => verb.run(output),
             Self::Align(verb) => verb.run(output),
             Self::Study(verb) => verb.run(output),
+            Self::Dict(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Organisms(verb) => verb.run(output),
