@@ -40,6 +40,7 @@ mod normalization;
 mod steering;
 pub mod toy;
 pub mod training;
+mod whitening;
 
 pub use config::{Activation, Config, Normalization};
 pub use cross_layer::CrossLayerTranscoder;
@@ -48,3 +49,4 @@ pub use endoscope_kernels::sparse::SparseRows;
 pub use error::{Error, Result};
 pub use matrix::{Matrix, norm};
 pub use steering::site_width;
+pub use whitening::Whitening;
