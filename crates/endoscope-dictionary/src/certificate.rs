@@ -35,11 +35,13 @@ pub struct Allowed {
     pub fvu: f64,
     /// The fewest and most active latents a vector; by default half a latent, and one for each dimension read.
     pub l0: Option<(f64, f64)>,
+    /// The first position of a row that counts.
+    pub from_position: usize,
 }
 
 impl Default for Allowed {
     fn default() -> Self {
-        Self { fvu: 0.5, l0: None }
+        Self { fvu: 0.5, l0: None, from_position: 0 }
     }
 }
 
@@ -110,9 +112,9 @@ pub fn certify(network: &dyn Network, dictionary: &Dictionary, rows: &[Vec<u32>]
         causes: Vec::new(),
         allowed,
     };
-    let others = other_sites(network, dictionary, rows)?;
+    let others = other_sites(network, dictionary, rows, allowed.from_position)?;
     if found.failures.is_empty() {
-        let (fit, length, sample) = measure(network, dictionary, rows)?;
+        let (fit, length, sample) = measure(network, dictionary, rows, allowed.from_position)?;
         found.failures = out_of_range(dictionary, &fit, allowed);
         found.causes = causes(dictionary, &sample, &others)?;
         (found.fit, found.input_length) = (Some(fit), Some(length));
@@ -148,12 +150,18 @@ fn misfits(network: &dyn Network, dictionary: &Dictionary) -> Result<Vec<String>
 }
 
 /// All figures, the mean length of inputs, and the first vectors.
-fn measure(network: &dyn Network, dictionary: &Dictionary, rows: &[Vec<u32>]) -> Result<(Fit, f64, Pairs)> {
+fn measure(
+    network: &dyn Network,
+    dictionary: &Dictionary,
+    rows: &[Vec<u32>],
+    from: usize,
+) -> Result<(Fit, f64, Pairs)> {
     let (mut sums, mut length, mut count) = (FitSums::default(), 0., 0);
     let mut kept: Vec<Pairs> = Vec::new();
     for rows in batches(rows) {
         let run = network.run(&Inputs::tokens(rows.to_vec())?, &capturing(dictionary))?;
         let (input, target) = activations(network, dictionary, &run)?;
+        let (input, target) = (later(&input, rows, from), target.map(|target| later(&target, rows, from)));
         sums.add(dictionary, &input, target.as_ref())?;
         length += input.norms().iter().map(|&norm| f64::from(norm)).sum::<f64>();
         if count < SAMPLE {
@@ -165,6 +173,12 @@ fn measure(network: &dyn Network, dictionary: &Dictionary, rows: &[Vec<u32>]) ->
     let targets = kept.iter().map(|(_, target)| target.as_ref()).collect::<Option<Vec<_>>>();
     let targets = targets.map(|targets| joined(targets.into_iter())).transpose()?;
     Ok((sums.finish()?, length / count.max(1) as f64, (inputs, targets)))
+}
+
+/// The vectors of positions from `from` on, of rows of equal length.
+fn later(vectors: &Matrix, rows: &[Vec<u32>], from: usize) -> Matrix {
+    let length = rows.first().map_or(1, Vec::len).max(1);
+    if from == 0 { vectors.clone() } else { vectors.select((0..vectors.rows()).filter(|at| at % length >= from)) }
 }
 
 fn first(matrix: &Matrix, rows: usize) -> Matrix {
@@ -197,7 +211,12 @@ fn out_of_range(dictionary: &Dictionary, fit: &Fit, allowed: Allowed) -> Vec<Str
 }
 
 /// The first vectors of every site that is as wide as what the dictionary reads or writes.
-fn other_sites(network: &dyn Network, dictionary: &Dictionary, rows: &[Vec<u32>]) -> Result<BTreeMap<String, Matrix>> {
+fn other_sites(
+    network: &dyn Network,
+    dictionary: &Dictionary,
+    rows: &[Vec<u32>],
+    from: usize,
+) -> Result<BTreeMap<String, Matrix>> {
     if dictionary.config().sites.len() > 1 {
         return Ok(BTreeMap::new());
     }
@@ -216,10 +235,10 @@ fn other_sites(network: &dyn Network, dictionary: &Dictionary, rows: &[Vec<u32>]
         }
         let run = network.run(&Inputs::tokens(rows.to_vec())?, &plan)?;
         for name in &names {
-            let vectors = Matrix::from_tensor(&vectors_at(network, &run, name)?)?;
+            let vectors = later(&Matrix::from_tensor(&vectors_at(network, &run, name)?)?, rows, from);
             kept.entry(name.to_string()).or_default().push(first(&vectors, SAMPLE - count));
         }
-        count += rows.iter().map(Vec::len).sum::<usize>();
+        count += rows.iter().map(|row| row.len().saturating_sub(from)).sum::<usize>();
     }
     kept.into_iter().map(|(name, parts)| Ok((name, joined(parts.iter())?))).collect()
 }

@@ -179,9 +179,10 @@ fn figures_out_of_range_fail() {
     let model = model();
     let dictionary = Dictionary::new(config(), principal(&vectors(&model, SITE), 20)).unwrap();
     let rows = rows(&model);
-    let allowed = Allowed { fvu: 1e-6, l0: Some((1., 5.)) };
+    let allowed = Allowed { fvu: 1e-6, l0: Some((1., 5.)), from_position: 1 };
     let found = certify(&model.decoder, &dictionary, &rows, allowed).unwrap();
     assert!(!found.passed && found.causes.is_empty(), "{found:#?}");
+    assert_eq!(found.fit.as_ref().unwrap().rows, 24 * 31);
     assert!(found.failures[0].contains("of the variance unexplained; 0.000001 is allowed"), "{:?}", found.failures);
     assert!(found.failures[1].contains("it has 20.0 active latents a vector; 1 to 5 are allowed"), "{:?}", found.failures);
     let (config, weights) = dictionary.into_parts();

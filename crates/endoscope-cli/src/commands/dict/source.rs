@@ -57,7 +57,7 @@ pub fn template(model: &Model, sites: &[String], output_site: Option<&str>) -> R
 
 /// The one dictionary at a path, of whichever format.
 pub fn open_one(path: &Path) -> Result<Dictionary> {
-    Ok(formats::open(path)?.dictionary()?)
+    Ok(formats::open(path)?.dictionary(path)?)
 }
 
 /// All dictionaries at a path.
@@ -65,6 +65,7 @@ pub fn open_all(path: &Path) -> Result<Vec<Dictionary>> {
     match formats::open(path)?.contents {
         Contents::Dictionary(dictionary) => Ok(vec![*dictionary]),
         Contents::Set(paths) => paths.iter().map(|path| open_one(path)).collect(),
+        Contents::CrossLayer(_) => bail!("{} is one cross-layer transcoder, no set of dictionaries", path.display()),
     }
 }
 
