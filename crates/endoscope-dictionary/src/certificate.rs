@@ -199,8 +199,7 @@ fn joined<'a>(parts: impl Iterator<Item = &'a Matrix>) -> Result<Matrix> {
 /// What of the figures is not allowed.
 fn out_of_range(dictionary: &Dictionary, fit: &Fit, allowed: Allowed) -> Vec<String> {
     let mut failures = Vec::new();
-    // Written so that what is not a number is out of range.
-    if !(fit.fvu <= allowed.fvu) {
+    if fit.fvu.is_nan() || fit.fvu > allowed.fvu {
         failures.push(format!("it leaves {:.3} of the variance unexplained; {} is allowed", fit.fvu, allowed.fvu));
     }
     let (least, most) = allowed.l0.unwrap_or((0.5, dictionary.d_in() as f64));
