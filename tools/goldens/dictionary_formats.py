@@ -2,11 +2,11 @@
 tools write them, and what they make of inputs.
 
 `CASE/` is a directory (or holds one deeper, where the path says what it is) and
-`CASE.safetensors` has `x`, `latents` and `output`, by SAELens's own loader of the format
-where it has one that does what the format's own code does, else by torch.
+`CASE.safetensors` has `x`, `latents` and `output`, by SAELens's own loader of the
+format where it has one that does what the format's own code does, else by torch.
 
 Usage: python tools/goldens/dictionary_formats.py
-It needs `pip install sae-lens==6.54.12` besides bench/requirements.txt.
+It needs SAELens; README.md says how it is installed.
 """
 
 import json
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from places import DICTIONARY
-from safetensors.torch import load_file, save_file
 from sae_lens import SAE
 from sae_lens.loading import pretrained_sae_loaders as loaders
+from safetensors.torch import load_file, save_file
 
 GOLDENS = DICTIONARY / "formats"
 D_IN, D_SAE, ROWS, LAYERS = 8, 24, 5, 3
@@ -77,7 +77,9 @@ def by_saelens(loader: str, root: Path, folder: str, repo: str, **more: Any) -> 
     return dictionary
 
 
-def keep(case: str, x: torch.Tensor, latents: torch.Tensor, output: torch.Tensor) -> None:
+def keep(
+    case: str, x: torch.Tensor, latents: torch.Tensor, output: torch.Tensor
+) -> None:
     """Writes what is expected of a case."""
     active = (latents > 0).float().mean().item()
     assert 0.02 < active < 0.8, f"{case}: {active}"
@@ -115,7 +117,10 @@ def gemma_scope() -> None:
         np.savez(path / "params.npz", **arrays)
         root = GOLDENS / case / repo
         keep_saelens(case, by_saelens("gemma_2", root, inner, f"google/{repo}"))
-    for case, name in [("gemma-scope-2", "resid_post"), ("gemma-scope-2-skip", "transcoder")]:
+    for case, name in [
+        ("gemma-scope-2", "resid_post"),
+        ("gemma-scope-2-skip", "transcoder"),
+    ]:
         skip = name == "transcoder"
         inner = f"{name}/layer_2_width_16k{'_affine' if skip else ''}"
         path = folder(case, inner)
@@ -178,7 +183,7 @@ def sparsify() -> None:
         keep(case, x, latents, output)
 
 
-class Stored(torch.nn.Module):
+class Stored(torch.nn.Module):  # type: ignore[misc]
     """Parameters and buffers by their names, for a state dictionary like a module's."""
 
     def __init__(self, found: Tensors) -> None:
@@ -209,7 +214,12 @@ def dictionary_learning() -> None:
     gated = {name: value for name, value in linear.items() if name != "encoder.bias"}
     gated |= {"r_mag": random(D_SAE), "gate_bias": random(D_SAE)}
     gated |= {"mag_bias": random(D_SAE), "decoder_bias": bias}
-    topk = {**linear, "b_dec": bias, "k": torch.tensor(4), "threshold": torch.tensor(-1.0)}
+    topk = {
+        **linear,
+        "b_dec": bias,
+        "k": torch.tensor(4),
+        "threshold": torch.tensor(-1.0),
+    }
     batch = {**linear, "b_dec": bias, "k": torch.tensor(4), "threshold": single}
     levels = {**plain, "threshold": single, "k": torch.tensor(4)}
     levels["group_sizes"] = torch.tensor([8, 16])
@@ -246,7 +256,9 @@ def dictionary_learning() -> None:
             latents = (x @ linear["encoder.weight"].T + linear["encoder.bias"]).relu()
             keep(case, x, latents, latents @ linear["decoder.weight"].T + bias)
         else:
-            keep_saelens(case, by_saelens("dictionary_learning_1", path.parent, case, "a/b"))
+            keep_saelens(
+                case, by_saelens("dictionary_learning_1", path.parent, case, "a/b")
+            )
     # What must not be read: it would call a function when it is loaded.
     hostile = folder("hostile-pickle")
     shutil.copy(GOLDENS / "dictionary-learning-standard/config.json", hostile)
@@ -303,9 +315,7 @@ def circuit_tracer() -> None:
         for layer in range(LAYERS):
             decoder = random(D_SAE, LAYERS - layer, D_IN)
             wrote[layer:] += torch.einsum("bf,fld->lbd", active[layer], decoder)
-            save_file(
-                {f"W_dec_{layer}": decoder}, path / f"W_dec_{layer}.safetensors"
-            )
+            save_file({f"W_dec_{layer}": decoder}, path / f"W_dec_{layer}.safetensors")
             found = {
                 f"W_enc_{layer}": encoder[layer],
                 f"b_enc_{layer}": bias[layer],

@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attribution;
+pub mod certificate;
 mod config;
 mod cross_layer;
 mod dictionary;

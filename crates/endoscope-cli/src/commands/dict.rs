@@ -1,10 +1,12 @@
-//! `endoscope dict`: dictionaries trained, evaluated, read, and put together into graphs.
+//! `endoscope dict`: dictionaries trained, evaluated, read, put together into graphs, shown, and converted.
 
+mod convert;
 mod endpoint;
 mod eval;
 mod features;
 mod graph;
 mod harvested;
+mod show;
 pub mod source;
 mod train;
 
@@ -12,6 +14,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::output::Output;
+pub use convert::SiteArguments;
 
 #[derive(Debug, Args)]
 pub struct DictVerb {
@@ -29,6 +32,10 @@ enum Command {
     Features(features::Features),
     /// The attribution graph of one prompt over transcoders.
     Graph(graph::AttributionGraph),
+    /// What a dictionary of any format is: sizes, sites, how latents come about, what its file says of it.
+    Show(show::Show),
+    /// A dictionary of any format, or a set of them, in another.
+    Convert(convert::Convert),
 }
 
 impl DictVerb {
@@ -38,6 +45,8 @@ impl DictVerb {
             Command::Eval(verb) => verb.run(output),
             Command::Features(verb) => verb.run(output),
             Command::Graph(verb) => verb.run(output),
+            Command::Show(verb) => verb.run(output),
+            Command::Convert(verb) => verb.run(output),
         }
     }
 }

@@ -65,7 +65,7 @@ pub enum Command {
     Demo(demo::Demo),
     /// The small models of ours with known mechanisms: a list, or one written out with its prompt pairs.
     Organisms(organisms::Organisms),
-    /// A model's certificate: everything about it that can be checked, checked.
+    /// A model's certificate: everything about it that can be checked, checked. Or a dictionary's, on the activations of its model.
     Verify(verify::Verify),
     /// Timings of every kind of work, and their share of what the machine can do.
     Bench(bench::Bench),

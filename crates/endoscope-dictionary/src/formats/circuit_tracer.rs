@@ -264,7 +264,7 @@ pub(super) fn save(directory: &Path, dictionary: &Dictionary) -> Result<Vec<Stri
     write_safetensors(&directory.join(format!("layer_{layer}.safetensors")), &arrays)?;
     write_settings(directory, "transcoder_set", [input, output], &values)?;
     if layer > 0 {
-        lost.push("nothing, but circuit_tracer wants every layer from 0 on in one directory".into());
+        lost.push("the layers below, which circuit_tracer wants in the same directory".into());
     }
     Ok(lost)
 }

@@ -128,29 +128,35 @@ pub fn open(path: impl AsRef<Path>) -> Result<Opened> {
             _ => Err(Error::file(path, format!("{name} is one file; name the directory that it is in"))),
         };
     }
-    match () {
-        () if has(sae_lens::CONFIG) && has(sae_lens::WEIGHTS) => one(Format::SaeLens, sae_lens::open(path)?),
-        () if has(sae_lens::CONFIG) && has(sparsify::WEIGHTS) => one(Format::Sparsify, sparsify::open(path)?),
-        () if has(gemma_scope::NPZ) => one(Format::GemmaScope, gemma_scope::open(path)?),
-        () if has(gemma_scope::SECOND) && gemma_scope::is_second(path) => {
-            one(Format::GemmaScope, gemma_scope::open_second(path)?)
-        }
-        () if (has(dictionary_learning::PICKLE) || has(dictionary_learning::SAFETENSORS))
-            && dictionary_learning::is(path) =>
-        {
-            one(Format::DictionaryLearning, dictionary_learning::open(path)?)
-        }
-        () if has(llama_scope::CONFIG) => one(Format::LlamaScope, llama_scope::open(path)?),
-        () if has(circuit_tracer::CONFIG) => match circuit_tracer::is_cross_layer(path)? {
-            false => set(Format::CircuitTracer, circuit_tracer::layers(path)?),
-            true => {
-                let (transcoder, notes) = circuit_tracer::open_cross_layer(path)?;
-                let contents = Contents::CrossLayer(Box::new(transcoder));
-                Ok(Opened { format: Format::CircuitTracer, contents, notes })
-            }
-        },
-        () => members(path).and_then(|(format, paths)| set(format, paths)),
+    if has(sae_lens::CONFIG) && has(sae_lens::WEIGHTS) {
+        return one(Format::SaeLens, sae_lens::open(path)?);
     }
+    if has(sae_lens::CONFIG) && has(sparsify::WEIGHTS) {
+        return one(Format::Sparsify, sparsify::open(path)?);
+    }
+    if has(gemma_scope::NPZ) {
+        return one(Format::GemmaScope, gemma_scope::open(path)?);
+    }
+    if has(gemma_scope::SECOND) && gemma_scope::is_second(path) {
+        return one(Format::GemmaScope, gemma_scope::open_second(path)?);
+    }
+    let learned = has(dictionary_learning::PICKLE) || has(dictionary_learning::SAFETENSORS);
+    if learned && dictionary_learning::is(path) {
+        return one(Format::DictionaryLearning, dictionary_learning::open(path)?);
+    }
+    if has(llama_scope::CONFIG) {
+        return one(Format::LlamaScope, llama_scope::open(path)?);
+    }
+    if has(circuit_tracer::CONFIG) {
+        if !circuit_tracer::is_cross_layer(path)? {
+            return set(Format::CircuitTracer, circuit_tracer::layers(path)?);
+        }
+        let (transcoder, notes) = circuit_tracer::open_cross_layer(path)?;
+        let contents = Contents::CrossLayer(Box::new(transcoder));
+        return Ok(Opened { format: Format::CircuitTracer, contents, notes });
+    }
+    let (format, paths) = members(path)?;
+    set(format, paths)
 }
 
 /// The dictionaries in the folders of a folder, as releases of SAELens and sparsify have them.
