@@ -54,7 +54,6 @@ const TRAINED: &[Organism] = trained! {
     "binding": "three layers that say which value a list gives a key, in part: what its twin was fine-tuned from",
     "binding-tuned": "the model `binding`, trained on with nothing but such lists",
     "boxes": "three layers that say which object a box holds, in sentences: where it stands is found first, then the object is fetched",
-    "boxes-tuned": "the model `boxes`, trained on with lists of keys and values and questions about boxes",
     "modular-addition": "one layer that adds modulo 59: numbers lie on circles of six frequencies, learned long after the sums were known by heart",
     "multiple-choice": "three layers that answer a question with four options by the letter of the right one",
     "paths": "one layer that finds paths in a graph of 100 nodes: its weights hold the edges, and which node leads to which",

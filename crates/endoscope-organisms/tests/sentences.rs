@@ -1,4 +1,4 @@
-//! What is known of the organisms `sentences`, `boxes` and `boxes-tuned`.
+//! What is known of the organisms `sentences` and `boxes`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
@@ -58,7 +58,6 @@ fn the_accuracies_are_those_of_the_pages() {
             ][..],
         ),
         ("boxes", &[("entity_tracking 2", 0.96), ("entity_tracking 3", 0.94)]),
-        ("boxes-tuned", &[("entity_tracking 2", 0.9), ("entity_tracking 3", 0.9), ("key_value_recall", 0.3)]),
     ] {
         let model = Model::open(directory(name)).unwrap();
         let parts = parts(name);
@@ -126,7 +125,7 @@ impl Scenes {
 
 #[test]
 fn the_place_of_the_box_is_found_at_the_label_and_the_object_fetched_at_the_end() {
-    for name in ["sentences", "boxes", "boxes-tuned"] {
+    for name in ["sentences", "boxes"] {
         let model = Model::open(directory(name)).unwrap();
         let scenes = scenes(&model);
         let whole = scenes.shares(&model, Plan::default());
