@@ -55,7 +55,11 @@ fn every_format_is_shown_and_becomes_ours() {
         assert!(refusal(&mut convert(&foreign(name), &to, "sae_lens")).contains("exists already"));
     }
     let shown = text(endoscope().args(["dict", "show"]).arg(foreign("sparsify-skip/layers.4.mlp")));
-    for line in ["architecture              topk", "sites                     blocks.4.hook_mlp_in", "skip                      true"] {
+    for line in [
+        "architecture              topk",
+        "sites                     blocks.4.hook_mlp_in",
+        "skip                      true",
+    ] {
         assert!(shown.contains(line), "{line}: {shown}");
     }
 }
@@ -104,11 +108,14 @@ fn what_a_format_cannot_hold_is_refused_and_leaves_nothing() {
     let error = refusal(&mut convert(&foreign("sparsify/layers.4.mlp"), &to, "gemma_scope"));
     assert!(error.contains("gemma_scope holds jumprelu, and this is topk"), "{error}");
     assert!(!to.exists());
-    let error = refusal(convert(&foreign("sparsify/layers.4.mlp"), &to, "sae_lens").args(["--output-site", "mlp_out.1"]));
+    let error =
+        refusal(convert(&foreign("sparsify/layers.4.mlp"), &to, "sae_lens").args(["--output-site", "mlp_out.1"]));
     assert!(error.contains("--output-site is for transcoders"), "{error}");
-    let found = document(
-        convert(&foreign("sparsify/layers.4.mlp"), &to, "sae_lens").args(["--site", "blocks.4.hook_mlp_out_raw", "--json"]),
-    );
+    let found = document(convert(&foreign("sparsify/layers.4.mlp"), &to, "sae_lens").args([
+        "--site",
+        "blocks.4.hook_mlp_out_raw",
+        "--json",
+    ]));
     assert_eq!(found["notes"], json!([]));
     assert_eq!(show(&to)["dictionary"]["sites"], json!(["blocks.4.hook_mlp_out_raw"]));
 }
@@ -117,7 +124,12 @@ fn what_a_format_cannot_hold_is_refused_and_leaves_nothing() {
 fn a_dictionary_is_verified_on_its_model() {
     let folder = tempfile::tempdir().unwrap();
     let mut train = endoscope();
-    train.current_dir(folder.path()).args(["dict", "train"]).arg(organism()).args(["--site", "resid_post.0", "--random", "64"]);
+    train.current_dir(folder.path()).args(["dict", "train"]).arg(organism()).args([
+        "--site",
+        "resid_post.0",
+        "--random",
+        "64",
+    ]);
     for setting in ["latents=128", "steps=300", "batch=256", "learning_rate=0.003", "objective.topk.k=8"] {
         train.args(["--set", setting]);
     }
@@ -133,13 +145,17 @@ fn a_dictionary_is_verified_on_its_model() {
     let fit = &found["certificate"]["fit"];
     assert!(fit["fvu"].as_f64().unwrap() < 0.5 && fit["l0"].as_f64().unwrap() <= 8., "{fit}");
     assert_eq!(fit["rows"], json!(32 * 32));
-    let roles: Vec<&str> = found["provenance"]["files"].as_array().unwrap().iter().map(|f| f["role"].as_str().unwrap()).collect();
+    let roles: Vec<&str> =
+        found["provenance"]["files"].as_array().unwrap().iter().map(|f| f["role"].as_str().unwrap()).collect();
     assert!(roles.contains(&"dictionary") && roles.contains(&"weights"), "{roles:?}");
     let table = text(&mut verify(&["--from-position", "1"]));
     assert!(table.contains("  passed") && table.contains("vectors                992"), "{table}");
 
     let wrong = refusal(&mut verify(&["--site", "blocks.1.hook_mlp_out"]));
-    assert!(wrong.contains("the dictionary fails: it leaves") && wrong.contains("it belongs to another site"), "{wrong}");
+    assert!(
+        wrong.contains("the dictionary fails: it leaves") && wrong.contains("it belongs to another site"),
+        "{wrong}"
+    );
     assert!(refusal(&mut verify(&["--max-fvu", "0.00001"])).contains("0.00001 is allowed"));
     assert!(refusal(&mut verify(&["--l0", "20,30"])).contains("20 to 30 are allowed"));
     assert!(refusal(&mut verify(&["--prompt", "a"])).contains("are for models"));

@@ -97,7 +97,12 @@ pub enum CauseKind {
 type Pairs = (Matrix, Option<Matrix>);
 
 /// Runs `rows` of tokens and measures what `dictionary` makes of its sites there.
-pub fn certify(network: &dyn Network, dictionary: &Dictionary, rows: &[Vec<u32>], allowed: Allowed) -> Result<Certificate> {
+pub fn certify(
+    network: &dyn Network,
+    dictionary: &Dictionary,
+    rows: &[Vec<u32>],
+    allowed: Allowed,
+) -> Result<Certificate> {
     let config = dictionary.config();
     if config.sites.is_empty() || config.output_site.as_deref() == Some("") {
         return Err(Error::Config("its files do not say which site it reads or writes: name it".into()));
@@ -220,9 +225,8 @@ fn other_sites(
         return Ok(BTreeMap::new());
     }
     let widths = [dictionary.d_in(), dictionary.d_out()];
-    let by_position = |site: &&endoscope_net::Site| {
-        site.axis(AxisName::Position).is_some() && site.axis(AxisName::Query).is_none()
-    };
+    let by_position =
+        |site: &&endoscope_net::Site| site.axis(AxisName::Position).is_some() && site.axis(AxisName::Query).is_none();
     let candidates = network.sites().iter().filter(by_position).filter(|site| widths.contains(&site_width(site)));
     let names: Vec<&str> = candidates.map(|site| site.name.as_str()).collect();
     let plan = names.iter().fold(Plan::default(), |plan, name| plan.capture(Capture::new(*name)));
@@ -322,7 +326,8 @@ fn changed(dictionary: &Dictionary, input: &Matrix, target: Option<&Matrix>) -> 
     if target.is_none() && factor.is_finite() && factor > 0. {
         let mut scaled = weights.clone();
         scaled.fold_input_scale(factor);
-        let says = format!("it was trained on inputs of mean length √d, {factor} times these, and that factor is missing");
+        let says =
+            format!("it was trained on inputs of mean length √d, {factor} times these, and that factor is missing");
         changes.push((CauseKind::Normalization, says, config.clone(), scaled));
     }
     let mut other = |name: &str, weights: Weights| {

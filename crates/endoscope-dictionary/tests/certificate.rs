@@ -102,7 +102,10 @@ fn another_site_is_found() {
     }
     // A site of another width, by the shape of which nothing fits.
     let found = check(&model, Config { sites: vec!["blocks.0.ln1.hook_scale".into()], ..config() }, weights);
-    assert!(!found.passed && found.fit.is_none() && found.failures[0].contains("and the dictionary reads"), "{found:?}");
+    assert!(
+        !found.passed && found.fit.is_none() && found.failures[0].contains("and the dictionary reads"),
+        "{found:?}"
+    );
     assert!(found.causes.iter().any(|cause| cause.says.ends_with(&format!("reads {SITE}"))), "{found:#?}");
 }
 
@@ -154,9 +157,8 @@ fn a_missing_factor_of_inputs_is_found() {
 fn matrices_the_other_way_round_are_found() {
     let model = model();
     let right = principal(&vectors(&model, SITE), 20);
-    let wrong = |matrix: &Matrix| {
-        Matrix::new(matrix.rows(), matrix.columns(), matrix.transposed().values().to_vec()).unwrap()
-    };
+    let wrong =
+        |matrix: &Matrix| Matrix::new(matrix.rows(), matrix.columns(), matrix.transposed().values().to_vec()).unwrap();
     let encoder = Weights { encoder: wrong(&right.encoder), ..right.clone() };
     caught(&check(&model, config(), encoder), CauseKind::Transposed, "its encoder (W_enc)");
     let decoder = Weights { decoder: wrong(&right.decoder), ..right.clone() };
@@ -184,7 +186,11 @@ fn figures_out_of_range_fail() {
     assert!(!found.passed && found.causes.is_empty(), "{found:#?}");
     assert_eq!(found.fit.as_ref().unwrap().rows, 24 * 31);
     assert!(found.failures[0].contains("of the variance unexplained; 0.000001 is allowed"), "{:?}", found.failures);
-    assert!(found.failures[1].contains("it has 20.0 active latents a vector; 1 to 5 are allowed"), "{:?}", found.failures);
+    assert!(
+        found.failures[1].contains("it has 20.0 active latents a vector; 1 to 5 are allowed"),
+        "{:?}",
+        found.failures
+    );
     let (config, weights) = dictionary.into_parts();
     let nowhere = Dictionary::new(Config { sites: Vec::new(), ..config }, weights).unwrap();
     let error = certify(&model.decoder, &nowhere, &rows, allowed).unwrap_err().to_string();
@@ -198,16 +204,22 @@ fn a_transcoder_is_held_against_what_it_writes() {
     let (x, y) = (vectors(&model, input), vectors(&model, output));
     // The best linear map of 40 directions, by least squares on the latents.
     let read = principal(&x, 40);
-    let shifted: Vec<f32> = read.encoder.iter().map(|row| -row.iter().zip(&read.decoder_bias).map(|(w, b)| w * b).sum::<f32>()).collect();
+    let shifted: Vec<f32> =
+        read.encoder.iter().map(|row| -row.iter().zip(&read.decoder_bias).map(|(w, b)| w * b).sum::<f32>()).collect();
     let encoder = Weights { encoder_bias: shifted, decoder_bias: vec![0.; x.columns()], ..read };
     let latents = {
         let any = Dictionary::new(Config::default(), encoder.clone()).unwrap();
         any.encode(&x).unwrap().latents.dense()
     };
     let count = encoder.encoder.rows();
-    let design = DMatrix::from_fn(x.rows(), count + 1, |row, at| {
-        if at < count { f64::from(latents[row * count + at]) } else { 1. }
-    });
+    let design =
+        DMatrix::from_fn(
+            x.rows(),
+            count + 1,
+            |row, at| {
+                if at < count { f64::from(latents[row * count + at]) } else { 1. }
+            },
+        );
     let wanted = DMatrix::from_fn(y.rows(), y.columns(), |row, at| f64::from(y.row(row)[at]));
     let solved = design.svd(true, true).solve(&wanted, 1e-9).unwrap();
     let mut weights = encoder;

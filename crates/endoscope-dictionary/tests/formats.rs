@@ -24,7 +24,8 @@ struct Expected([Vec<Matrix>; 3]);
 
 impl Expected {
     fn read(case: &str) -> Self {
-        let tensors = candle_core::safetensors::load(goldens().join(format!("{case}.safetensors")), &Device::Cpu).unwrap();
+        let tensors =
+            candle_core::safetensors::load(goldens().join(format!("{case}.safetensors")), &Device::Cpu).unwrap();
         let layers = |tensor: &Tensor| match tensor.rank() {
             2 => vec![Matrix::from_tensor(tensor).unwrap()],
             _ => (0..tensor.dim(0).unwrap()).map(|at| Matrix::from_tensor(&tensor.get(at).unwrap()).unwrap()).collect(),
@@ -128,7 +129,9 @@ fn cross_layer_transcoders_write_the_layers_above() {
             found.iter().zip(&latents).for_each(|(found, latents)| close(&found.dense(), latents.values(), case));
             let written = transcoder.decode(&found).unwrap();
             written.iter().zip(&output).for_each(|(found, output)| close(found.values(), output.values(), case));
-            assert!(transcoder.encode(&x[..2]).unwrap_err().to_string().contains("2 layers of them, the transcoder has 3"));
+            assert!(
+                transcoder.encode(&x[..2]).unwrap_err().to_string().contains("2 layers of them, the transcoder has 3")
+            );
         };
         check(transcoder);
         let folder = tempfile::tempdir().unwrap();
@@ -142,8 +145,12 @@ fn cross_layer_transcoders_write_the_layers_above() {
 fn folders_of_dictionaries_are_sets() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["layers.0", "layers.1.mlp"] {
-        save(folder.path().join(name), &dictionary(Activation::TopK { k: 2, by_decoder_norm: false }, true), Format::Sparsify)
-            .unwrap();
+        save(
+            folder.path().join(name),
+            &dictionary(Activation::TopK { k: 2, by_decoder_norm: false }, true),
+            Format::Sparsify,
+        )
+        .unwrap();
     }
     let Contents::Set(paths) = open(folder.path()).unwrap().contents else { panic!() };
     assert_eq!(paths, ["layers.0", "layers.1.mlp"].map(|name| folder.path().join(name)));
@@ -198,6 +205,54 @@ fn compressed_arrays_are_refused() {
 }
 
 #[test]
+fn changed_bytes_are_read_or_refused() {
+    let gemma = "gemma-scope/gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_5";
+    let files = [
+        (gemma, "params.npz"),
+        ("sparsify/layers.4.mlp", "cfg.json"),
+        ("sparsify/layers.4.mlp", "sae.safetensors"),
+        ("circuit-tracer", "config.yaml"),
+        ("cross-layer", "W_dec_1.safetensors"),
+        ("llama-scope", "hyperparams.json"),
+    ];
+    for (source, file) in files {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&goldens().join(source), folder.path());
+        let path = folder.path().join(file);
+        let whole = fs::read(&path).unwrap();
+        let mut refused = 0;
+        // Headers lie at either end.
+        for at in (0..whole.len()).filter(|at| *at < 300 || whole.len() - at < 300) {
+            for change in [0x01, 0x20, 0x80] {
+                let mut wrong = whole.clone();
+                wrong[at] ^= change;
+                fs::write(&path, &wrong).unwrap();
+                match open(folder.path()).map(|opened| opened.contents) {
+                    Ok(Contents::Set(paths)) => paths.iter().for_each(|path| drop(open(path))),
+                    Ok(_) => {}
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(refused > 20, "{source}, {file}: {refused}");
+    }
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => {
+                fs::create_dir(&to).unwrap();
+                copy(&entry.path(), &to);
+            }
+            false => fs::write(to, fs::read(entry.path()).unwrap()).unwrap(),
+        }
+    }
+}
+
+#[test]
 fn what_is_none_of_them_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let error = open(folder.path()).unwrap_err().to_string();
@@ -208,8 +263,20 @@ fn what_is_none_of_them_is_said() {
 #[test]
 fn configurations_that_ask_for_more_are_refused() {
     let cases = [
-        ("sparsify/layers.4.mlp", "cfg.json", "\"topk\"", "\"groupmax\"", "`activation: groupmax`, which is not supported"),
-        ("sparsify/layers.4.mlp", "cfg.json", "\"k\": 4", "\"k\": 4, \"signed\": true", "`signed`, which is not supported"),
+        (
+            "sparsify/layers.4.mlp",
+            "cfg.json",
+            "\"topk\"",
+            "\"groupmax\"",
+            "`activation: groupmax`, which is not supported",
+        ),
+        (
+            "sparsify/layers.4.mlp",
+            "cfg.json",
+            "\"k\": 4",
+            "\"k\": 4, \"signed\": true",
+            "`signed`, which is not supported",
+        ),
         ("sparsify/layers.4.mlp", "cfg.json", "\"num_latents\": 24", "\"num_latents\": 25", "not [25, 8]"),
         ("dictionary-learning-topk", "config.json", "AutoEncoderTopK", "CrossCoder", "the class `CrossCoder`"),
         ("circuit-tracer", "config.yaml", "transcoder_set", "magic", "`model_kind: magic`, which is not supported"),
@@ -222,12 +289,7 @@ fn configurations_that_ask_for_more_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("copy");
         fs::create_dir(&to).unwrap();
-        for entry in fs::read_dir(goldens().join(source)).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_file() {
-                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-            }
-        }
+        copy(&goldens().join(source), &to);
         let text = fs::read_to_string(to.join(file)).unwrap();
         assert!(text.contains(old), "{source}");
         fs::write(to.join(file), text.replace(old, new)).unwrap();
@@ -308,8 +370,11 @@ fn formats_without_switches_hold_the_same_function() {
                 let case = format!("{format:?} {activation:?} {subtracted}");
                 match save(&to, &dictionary, format) {
                     Ok(lost) => {
-                        assert!(lost.iter().any(|lost| lost.contains("site")) == (format != Format::DictionaryLearning));
-                        let again = open(&to).unwrap_or_else(|error| panic!("{case}: {error}")).dictionary(&to).unwrap();
+                        assert!(
+                            lost.iter().any(|lost| lost.contains("site")) == (format != Format::DictionaryLearning)
+                        );
+                        let again =
+                            open(&to).unwrap_or_else(|error| panic!("{case}: {error}")).dictionary(&to).unwrap();
                         close(&again.encode(&x).unwrap().latents.dense(), &latents.dense(), &case);
                         close(again.reconstruct(&x).unwrap().values(), expected.values(), &case);
                         written += 1;

@@ -34,7 +34,8 @@ struct Place {
 /// `…/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`, or a hub's cache of it.
 fn place(path: &Path) -> Place {
     let parts: Vec<String> = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
-    let repository = parts.iter().rev().find_map(|part| Some(&part[part.find("gemma-scope-")? + "gemma-scope-".len()..]));
+    let repository =
+        parts.iter().rev().find_map(|part| Some(&part[part.find("gemma-scope-")? + "gemma-scope-".len()..]));
     let layer = parts.iter().rev().find_map(|part| part.strip_prefix("layer_")?.parse::<usize>().ok());
     let Some(repository) = repository else { return Place::default() };
     let words: Vec<&str> = repository.split('-').collect();
@@ -100,7 +101,9 @@ pub(super) fn open_second(directory: &Path) -> Result<(Dictionary, Vec<String>)>
     match settings.text("architecture")?.as_deref() {
         Some("jump_relu") => {}
         other => {
-            return Err(settings.unsupported(format!("the architecture `{}`", other.unwrap_or("that it does not name"))));
+            return Err(
+                settings.unsupported(format!("the architecture `{}`", other.unwrap_or("that it does not name")))
+            );
         }
     }
     let mut arrays = Arrays::safetensors(&directory.join(SECOND))?;

@@ -114,7 +114,9 @@ impl Convert {
                     // circuit-tracer keeps all layers in one directory.
                     let to = if format == Format::CircuitTracer { self.to.clone() } else { self.to.join(name) };
                     notes.extend(opened.notes.iter().map(|note| format!("{}: {note}", path.display())));
-                    let lost_here = self.save(opened.dictionary(&path)?, &to, format).with_context(|| path.display().to_string())?;
+                    let lost_here = self
+                        .save(opened.dictionary(&path)?, &to, format)
+                        .with_context(|| path.display().to_string())?;
                     lost.extend(lost_here.into_iter().filter(|_| format != Format::CircuitTracer));
                     written.push(to);
                 }

@@ -26,7 +26,8 @@ impl Show {
             Contents::Dictionary(dictionary) => {
                 let mut about = about(&dictionary);
                 if let Some(log_sparsity) = sparsity(&self.dictionary, format)? {
-                    about["mean_l0_in_training"] = json!(log_sparsity.iter().map(|x| 10f64.powf(f64::from(*x))).sum::<f64>());
+                    about["mean_l0_in_training"] =
+                        json!(log_sparsity.iter().map(|x| 10f64.powf(f64::from(*x))).sum::<f64>());
                 }
                 lines.extend(described(&about));
                 document["dictionary"] = about;
@@ -99,9 +100,11 @@ fn described(about: &Value) -> Vec<String> {
                 continue;
             }
             Value::Array(values) if key == "sites" && values.is_empty() => "not said".to_string(),
-            Value::Array(values) => {
-                values.iter().map(|value| value.as_str().map_or(value.to_string(), str::to_string)).collect::<Vec<_>>().join(", ")
-            }
+            Value::Array(values) => values
+                .iter()
+                .map(|value| value.as_str().map_or(value.to_string(), str::to_string))
+                .collect::<Vec<_>>()
+                .join(", "),
             Value::String(text) if text.is_empty() => "not said".to_string(),
             Value::String(text) => text.clone(),
             other => other.to_string(),

@@ -10,8 +10,8 @@ use endoscope_models::Model;
 use endoscope_report::{HashedFile, RunDirectory, Started};
 use serde_json::json;
 
-use crate::commands::dict::source::files;
 use crate::commands::dict::SiteArguments;
+use crate::commands::dict::source::files;
 use crate::input::{BosArguments, ModelArgument};
 use crate::output::Output;
 use crate::provenance::provenance;
@@ -126,7 +126,11 @@ fn text(path: &Path, certificate: &Certificate) -> String {
     let to = output_site.as_ref().map_or(String::new(), |site| format!(" to {site}"));
     let mut lines = vec![format!("{} at {}{to}", path.display(), sites.join(", ")), String::new()];
     if let Some(fit) = fit {
-        lines.push(format!("  vectors                {}, of mean length {:.3}", fit.rows, input_length.unwrap_or_default()));
+        lines.push(format!(
+            "  vectors                {}, of mean length {:.3}",
+            fit.rows,
+            input_length.unwrap_or_default()
+        ));
         lines.push(format!("  variance unexplained   {:.4}", fit.fvu));
         lines.push(format!("  active latents         {:.2}", fit.l0));
         lines.push(format!("  never active           {:.1} %", 100. * fit.dead));
