@@ -163,6 +163,19 @@ fn a_training_on_a_harvest_is_that_of_its_rows() {
     let report = document(&mut command);
     let shares = table(&report, "s.shares");
     assert!(shares[shares.len() / 2 - 1] < shares[0]);
+    // Features from the next harvest's one pass are those of its own rows.
+    let mut again = endoscope();
+    again.current_dir(path).args(["harvest", model, "corpus.jsonl", "--sites", "resid_post.0", "--out", "features", "--json"]);
+    again.args(["--sequence-mode", "examples", "--reduce", "tokens,features", "--dictionary", "d"]);
+    document(again.args(["--feature", "3", "--feature", "90"]));
+    let shard = load(&path.join("features/shard-000000.safetensors"));
+    let (rows, kept) = (&shard["blocks.0.hook_resid_post"], &shard["blocks.0.hook_resid_post.features"]);
+    assert_eq!(kept.dims(), [rows.dims()[0], 2]);
+    let dictionary = endoscope_dictionary::formats::open(path.join("d")).unwrap().dictionary(path.join("d")).unwrap();
+    let codes = dictionary.encode(&endoscope_dictionary::Matrix::from_tensor(rows).unwrap()).unwrap().latents.dense();
+    let kept = kept.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(codes.chunks(96).zip(kept.chunks(2)).all(|(all, two)| (all[3] - two[0]).abs() < 1e-5 && (all[90] - two[1]).abs() < 1e-5));
+    assert!(kept.iter().any(|&activation| activation > 0.));
     let mut command = dict(path, &["train", model, "--site", "resid_post.1", "--harvest", "acts", "--out", "d2"]);
     refused(&mut command, &["blocks.1.hook_resid_post"]);
 }
@@ -318,4 +331,28 @@ fn features_are_explained_by_a_model_behind_an_endpoint() {
     assert_eq!(interpretation["explanation"], "words that come back");
     // Who says yes to everything is at chance.
     assert_eq!(interpretation["detection"]["balanced_accuracy"], 0.5);
+}
+
+/// A limit on the length of files stands for the end of the disk.
+#[test]
+fn a_full_disk_loses_no_checkpoint() {
+    let folder = tempdir().unwrap();
+    let path = folder.path();
+    let settings = write_settings(path, "s", json!({"topk": {"k": 4}}), 30);
+    let settings = settings.to_str().unwrap();
+    document(train(path, "resid_post.0", "whole", &["--settings", settings]).arg("--json"));
+    document(train(path, "resid_post.0", "d", &["--settings", settings, "--stop-after", "10"]).arg("--json"));
+    let line = format!(
+        "trap '' XFSZ; ulimit -f 16; exec {} dict train {} --site resid_post.0 --random 64 --length 24 --out d --settings {settings} \
+         --checkpoint-every 5",
+        env!("CARGO_BIN_EXE_endoscope"),
+        organism().display()
+    );
+    let failed = std::process::Command::new("sh").args(["-c", &line]).current_dir(path).output().unwrap();
+    let complaint = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && complaint.contains("cannot be written"), "{complaint}");
+    assert!(!complaint.contains("panicked"), "{complaint}");
+    document(train(path, "resid_post.0", "d", &["--settings", settings]).arg("--json"));
+    let read = |name: &str| fs::read(path.join(name).join("sae_weights.safetensors")).unwrap();
+    assert!(read("whole") == read("d"));
 }

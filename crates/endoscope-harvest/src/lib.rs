@@ -41,7 +41,7 @@ pub use corpus::{Content, Corpus, Document, Kind};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use manifest::{MANIFEST, Manifest, OutputRecord, Per, ShardRecord, VERSION};
-pub use output::{Output, ProbeScores, Reduction};
+pub use output::{Features, Output, ProbeScores, Reduction, Scores};
 pub use reader::{ActivationReader, SequenceIndex, TokenIndex};
 pub use run::{Documents, Harvested, NonFinite, Progress, Settings, harvest};
 pub use sequence::{Cursor, Packing, Sequence, SequenceMode, Sequences};

@@ -1,5 +1,7 @@
 //! Outputs: which activations are kept of a site, for each token or once for each sequence.
 
+use std::sync::Arc;
+
 use endoscope_net::{AxisName, Network, Site, Size};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +28,30 @@ pub enum Reduction {
     Last,
     /// A row for each token: its scores by a probe.
     Probe(ProbeScores),
+    /// A row for each token: features of a dictionary.
+    Features(Features),
+}
+
+/// Scores of rows that somebody else computes: the features of a dictionary, which this crate does not know.
+pub trait Scores: std::fmt::Debug + Send + Sync {
+    /// How many numbers a row has that is read.
+    fn reads(&self) -> usize;
+    /// How many scores it gets.
+    fn width(&self) -> usize;
+    /// What tells these scores from others.
+    fn sha256(&self) -> String;
+    /// The scores of rows one after the other, as many for each as [`Scores::width`] says; NaN where there are none.
+    fn of(&self, rows: &[f32]) -> Vec<f32>;
+}
+
+/// Features of a dictionary, as [`Scores`].
+#[derive(Debug, Clone)]
+pub struct Features(pub Arc<dyn Scores>);
+
+impl PartialEq for Features {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.sha256() == other.0.sha256()
+    }
 }
 
 /// The directions of a probe: the score of an activation x is `direction · x + bias`.
@@ -45,13 +71,14 @@ impl Reduction {
             Self::Mean => "mean",
             Self::Last => "last",
             Self::Probe(_) => "probe",
+            Self::Features(_) => "features",
         }
     }
 
     /// Whether it gives a row for each token or one for each sequence.
     pub fn per(&self) -> Per {
         match self {
-            Self::Tokens | Self::Probe(_) => Per::Token,
+            Self::Tokens | Self::Probe(_) | Self::Features(_) => Per::Token,
             Self::Mean | Self::Last => Per::Sequence,
         }
     }
@@ -78,6 +105,7 @@ impl Reduction {
                 }
                 scores
             }
+            Self::Features(Features(features)) => features.of(&kept.concat()),
         }
     }
 }
@@ -111,6 +139,15 @@ impl Output {
                 let numbers = directions.iter().flatten().chain(biases).flat_map(|number| number.to_le_bytes());
                 record.sha256 = Some(crate::hex(&Sha256::digest(numbers.collect::<Vec<u8>>())));
                 record.width = directions.len();
+            }
+            Reduction::Features(Features(features)) => {
+                if features.reads() != width {
+                    let reads = features.reads();
+                    let reason = format!("its activations have {width} numbers, the dictionary reads {reads}");
+                    return Err(Error::Site { site: site.name.clone(), reason });
+                }
+                record.sha256 = Some(features.sha256());
+                record.width = features.width();
             }
         }
         Ok(record)

@@ -1,5 +1,6 @@
 //! `endoscope dict`: dictionaries trained, evaluated, read, put together into graphs, shown, and converted.
 
+mod chosen;
 mod convert;
 mod endpoint;
 mod eval;
@@ -14,6 +15,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::output::Output;
+pub use chosen::Chosen;
 pub use convert::SiteArguments;
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use candle_core::{DType, Device};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
 use endoscope_harvest::{
     Access, ActivationReader, Corpus, Dtype, Error, Harvested, Kind, MANIFEST, Moved, NonFinite, Output as Kept,
-    Packing, Per, ProbeScores, Reduction, SequenceMode, Settings, harvest, pull, push,
+    Features, Packing, Per, ProbeScores, Reduction, SequenceMode, Settings, harvest, pull, push,
 };
 use endoscope_models::{Bos, Compute, Model};
 use endoscope_report::{HashedFile, Provenance, Started, write_atomically};
@@ -21,6 +21,7 @@ use self::documents::Encoder;
 use super::capture::split_sites;
 use crate::input::{BosArguments, ModelArgument};
 use crate::memory::shown;
+use crate::commands::dict::Chosen;
 use crate::output::Output;
 use crate::progress::bar;
 use crate::provenance::{of_program, provenance};
@@ -116,6 +117,12 @@ pub struct Run {
     /// Keep no rows of the tokens for beginning, end, padding and separator.
     #[arg(long)]
     exclude_special: bool,
+    /// A dictionary of the sites, for --reduce features.
+    #[arg(long, value_name = "PATH")]
+    dictionary: Option<PathBuf>,
+    /// Which of its features are kept; several may be given [default: all, which is a number for each latent].
+    #[arg(long = "feature", value_name = "N", requires = "dictionary")]
+    features: Vec<usize>,
     /// What activations are written as.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: DtypeArgument,
@@ -142,6 +149,7 @@ enum ReduceArgument {
     Mean,
     Last,
     Probe,
+    Features,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -346,14 +354,19 @@ impl Run {
         if self.probe.is_some() != self.reduce.contains(&ReduceArgument::Probe) {
             bail!("--probe FILE and --reduce probe go together");
         }
+        if self.dictionary.is_some() != self.reduce.contains(&ReduceArgument::Features) {
+            bail!("--dictionary PATH and --reduce features go together");
+        }
+        let features = self.dictionary.as_deref().map(|path| Chosen::open(path, &self.features)).transpose()?;
         let mut kept = Vec::new();
         for id in ids {
             let site = &sites.get(id).name;
             for reduce in &self.reduce {
-                let reduction = match (reduce, &self.probe) {
-                    (ReduceArgument::Probe, Some(path)) => Reduction::Probe(scores(path, site)?),
-                    (ReduceArgument::Mean, _) => Reduction::Mean,
-                    (ReduceArgument::Last, _) => Reduction::Last,
+                let reduction = match (reduce, &self.probe, &features) {
+                    (ReduceArgument::Probe, Some(path), _) => Reduction::Probe(scores(path, site)?),
+                    (ReduceArgument::Features, _, Some(features)) => Reduction::Features(Features(features.clone())),
+                    (ReduceArgument::Mean, ..) => Reduction::Mean,
+                    (ReduceArgument::Last, ..) => Reduction::Last,
                     _ => Reduction::Tokens,
                 };
                 kept.push(Kept { site: site.clone(), reduction });

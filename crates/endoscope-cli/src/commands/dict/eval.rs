@@ -100,7 +100,7 @@ impl Evaluate {
             figures.push(("found in the other (> 0.9)", compared.recovered));
         }
         let (names, values): (Vec<&str>, Vec<f64>) = figures.into_iter().unzip();
-        let axes = [("figure", labels(names)), ("value", labels(["value"]))];
+        let axes = [("figure", labels(names)), ("of", labels(["dictionary"]))];
         report.tables.insert("figures".into(), Table::new("what the dictionary explains", axes, values)?);
         report.sections.push(Section::Table {
             heading: Some("Figures".into()),
