@@ -177,7 +177,7 @@ pub fn with_dictionaries(plan: Plan, base: &Path) -> Result<Plan> {
         let dictionary = match known {
             Some(dictionary) => dictionary,
             None => {
-                let dictionary = formats::open(&path).and_then(|opened| opened.dictionary());
+                let dictionary = formats::open(&path).and_then(|opened| opened.dictionary(&path));
                 let dictionary = Arc::new(dictionary.with_context(|| format!("the plan's edit of {site}"))?);
                 opened.push((path, dictionary.clone()));
                 dictionary
