@@ -13,7 +13,8 @@ use endoscope_dictionary::features::{
     write_delphi,
 };
 use endoscope_dictionary::{Dictionary, Matrix};
-use endoscope_models::{Model, WeightName};
+use endoscope_models::Model;
+use endoscope_models::views::WeightName;
 use endoscope_report::{HashedFile, Report, RunDirectory, Section, Started};
 use serde::Serialize;
 use serde_json::json;
@@ -248,7 +249,7 @@ impl Features {
         for page in pages {
             report.sections.push(Section::Text {
                 heading: Some(format!("Feature {}", page.record.feature)),
-                text: described(page, model),
+                body: described(page, model),
             });
         }
         report
