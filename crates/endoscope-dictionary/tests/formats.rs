@@ -234,7 +234,7 @@ fn changed_bytes_are_read_or_refused() {
                 }
             }
         }
-        assert!(refused > 5, "{source}, {file}: {refused}");
+        assert!(refused > 0, "{source}, {file}: {refused}");
     }
 }
 
