@@ -66,7 +66,6 @@ pub fn open_all(path: &Path) -> Result<Vec<Dictionary>> {
         Contents::Dictionary(dictionary) => Ok(vec![*dictionary]),
         Contents::CrossLayer(_) => bail!("{} is a cross-layer transcoder, of which no graph is made yet", path.display()),
         Contents::Set(paths) => paths.iter().map(|path| open_one(path)).collect(),
-        Contents::CrossLayer(_) => bail!("{} is one cross-layer transcoder, no set of dictionaries", path.display()),
     }
 }
 
