@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use endoscope_dictionary::{Dictionary, formats};
 use endoscope_causal::{Encode, Written, WrittenPair, parse_prompts};
+use endoscope_dictionary::{Dictionary, formats};
 use endoscope_models::hub::Reference;
 use endoscope_models::process::{self, Process};
 use endoscope_models::{Bos, Compute, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};

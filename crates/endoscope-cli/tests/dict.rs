@@ -7,8 +7,8 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -36,7 +36,8 @@ fn dict(directory: &Path, arguments: &[&str]) -> assert_cmd::Command {
 fn train(directory: &Path, site: &str, out: &str, more: &[&str]) -> assert_cmd::Command {
     let model = organism();
     let model = model.to_string_lossy().into_owned();
-    let mut command = dict(directory, &["train", &model, "--site", site, "--random", "64", "--length", "24", "--out", out]);
+    let mut command =
+        dict(directory, &["train", &model, "--site", site, "--random", "64", "--length", "24", "--out", out]);
     command.args(more);
     command
 }
@@ -67,7 +68,8 @@ fn several_dictionaries_of_one_stream_are_evaluated_read_and_steered_with() {
     let model = organism();
     let model = model.to_str().unwrap();
     let arguments = ["--dictionary", "both/few", "--random", "40", "--length", "24", "--seed", "9"];
-    let report = document(dict(path, &["eval", model]).args(arguments).args(["--with", "both/thin", "--out", "e", "--json"]));
+    let report =
+        document(dict(path, &["eval", model]).args(arguments).args(["--with", "both/thin", "--out", "e", "--json"]));
     let evaluation = read_json(&path.join("e/evaluation.json"));
     let (fvu, l0) = (evaluation["fit"]["fvu"].as_f64().unwrap(), evaluation["fit"]["l0"].as_f64().unwrap());
     assert!(fvu < 0.3 && l0 <= 8., "{evaluation}");
@@ -76,7 +78,15 @@ fn several_dictionaries_of_one_stream_are_evaluated_read_and_steered_with() {
     assert_eq!(table(&report, "density").iter().sum::<f64>(), 96.);
 
     let report = document(dict(path, &["features", model]).args(arguments).args([
-        "--out", "f", "--top", "4", "--delphi", "cache", "--neuronpedia", "np", "--json",
+        "--out",
+        "f",
+        "--top",
+        "4",
+        "--delphi",
+        "cache",
+        "--neuronpedia",
+        "np",
+        "--json",
     ]));
     assert!(report["sections"].as_array().unwrap().len() >= 3);
     let features = read_json(&path.join("f/features.json"));
@@ -136,7 +146,8 @@ fn a_crosscoder_a_transcoder_and_a_graph_of_transcoders() {
     let report = document(&mut command);
     assert!(report["summary"].as_str().unwrap().contains("features are active"));
     let graph = read_json(&path.join("g/copy.json"));
-    let ids: Vec<&str> = graph["nodes"].as_array().unwrap().iter().map(|node| node["node_id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> =
+        graph["nodes"].as_array().unwrap().iter().map(|node| node["node_id"].as_str().unwrap()).collect();
     assert!(ids.len() > 5 && !graph["links"].as_array().unwrap().is_empty());
     assert_eq!(read_json(&path.join("g/graph-metadata.json"))["graphs"][0]["slug"], "copy");
     // One layer has none.
@@ -148,24 +159,44 @@ fn a_crosscoder_a_transcoder_and_a_graph_of_transcoders() {
 fn a_training_on_a_harvest_is_that_of_its_rows() {
     let folder = tempdir().unwrap();
     let path = folder.path();
-    let rows: Vec<Vec<u32>> = (0..60u32).map(|row| (0..20u32).map(|at| 2 + (row * 7 + at * at) % 30).collect()).collect();
+    let rows: Vec<Vec<u32>> =
+        (0..60u32).map(|row| (0..20u32).map(|at| 2 + (row * 7 + at * at) % 30).collect()).collect();
     let lines: String = rows.iter().map(|ids| json!({"tokens": ids}).to_string() + "\n").collect();
     fs::write(path.join("corpus.jsonl"), lines).unwrap();
     let model = organism();
     let model = model.to_str().unwrap();
     let mut harvest = endoscope();
-    harvest.current_dir(path).args(["harvest", model, "corpus.jsonl", "--sites", "resid_post.0", "--out", "acts", "--json"]);
+    harvest.current_dir(path).args([
+        "harvest",
+        model,
+        "corpus.jsonl",
+        "--sites",
+        "resid_post.0",
+        "--out",
+        "acts",
+        "--json",
+    ]);
     harvest.args(["--sequence-mode", "examples"]);
     document(&mut harvest);
     let settings = write_settings(path, "s", json!({"topk": {"k": 8}}), 60);
-    let mut command = dict(path, &["train", model, "--site", "resid_post.0", "--harvest", "acts", "--out", "d", "--json"]);
+    let mut command =
+        dict(path, &["train", model, "--site", "resid_post.0", "--harvest", "acts", "--out", "d", "--json"]);
     command.args(["--settings", settings.to_str().unwrap()]);
     let report = document(&mut command);
     let shares = table(&report, "s.shares");
     assert!(shares[shares.len() / 2 - 1] < shares[0]);
     // Features from the next harvest's one pass are those of its own rows.
     let mut again = endoscope();
-    again.current_dir(path).args(["harvest", model, "corpus.jsonl", "--sites", "resid_post.0", "--out", "features", "--json"]);
+    again.current_dir(path).args([
+        "harvest",
+        model,
+        "corpus.jsonl",
+        "--sites",
+        "resid_post.0",
+        "--out",
+        "features",
+        "--json",
+    ]);
     again.args(["--sequence-mode", "examples", "--reduce", "tokens,features", "--dictionary", "d"]);
     document(again.args(["--feature", "3", "--feature", "90"]));
     let shard = load(&path.join("features/shard-000000.safetensors"));
@@ -174,7 +205,12 @@ fn a_training_on_a_harvest_is_that_of_its_rows() {
     let dictionary = endoscope_dictionary::formats::open(path.join("d")).unwrap().dictionary(path.join("d")).unwrap();
     let codes = dictionary.encode(&endoscope_dictionary::Matrix::from_tensor(rows).unwrap()).unwrap().latents.dense();
     let kept = kept.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert!(codes.chunks(96).zip(kept.chunks(2)).all(|(all, two)| (all[3] - two[0]).abs() < 1e-5 && (all[90] - two[1]).abs() < 1e-5));
+    assert!(
+        codes
+            .chunks(96)
+            .zip(kept.chunks(2))
+            .all(|(all, two)| (all[3] - two[0]).abs() < 1e-5 && (all[90] - two[1]).abs() < 1e-5)
+    );
     assert!(kept.iter().any(|&activation| activation > 0.));
     let mut command = dict(path, &["train", model, "--site", "resid_post.1", "--harvest", "acts", "--out", "d2"]);
     refused(&mut command, &["blocks.1.hook_resid_post"]);
@@ -239,7 +275,8 @@ fn a_training_can_be_stopped_and_what_is_wrong_is_said() {
     let path = folder.path();
     let settings = write_settings(path, "s", json!({"topk": {"k": 8}}), 40);
     let settings = settings.to_str().unwrap();
-    let stopped = document(train(path, "resid_post.0", "d", &["--settings", settings, "--stop-after", "7"]).arg("--json"));
+    let stopped =
+        document(train(path, "resid_post.0", "d", &["--settings", settings, "--stop-after", "7"]).arg("--json"));
     assert_eq!((&stopped["finished"], &stopped["step"]), (&json!(false), &json!(7)));
     // Others may not go on from there.
     let other = ["--settings", settings, "--set", "learning_rate=0.5"];
@@ -287,7 +324,10 @@ fn serve(listener: TcpListener, questions: usize) -> Vec<Value> {
         };
         seen.push(body);
         let answer = json!({"choices": [{"message": {"role": "assistant", "content": answer}}]}).to_string();
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            answer.len()
+        );
         stream.write_all((head + &answer).as_bytes()).unwrap();
     }
     seen

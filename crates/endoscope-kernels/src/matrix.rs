@@ -206,7 +206,11 @@ impl PackedMatrix {
         let rows = x.len() / self.inner.max(1);
         if x.len() != rows * self.inner || bias.len() != self.columns {
             let (inner, columns) = (self.inner, self.columns);
-            bail!("{} values and a bias of {} do not fit a matrix of {inner} rows, {columns} columns", x.len(), bias.len());
+            bail!(
+                "{} values and a bias of {} do not fit a matrix of {inner} rows, {columns} columns",
+                x.len(),
+                bias.len()
+            );
         }
         let added = Added { bias: Some(bias), residual: None };
         Ok(self.multiply(Rows::new(x, self.inner), rows, 0..self.inner, added))

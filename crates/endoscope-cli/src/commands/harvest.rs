@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
 use endoscope_harvest::{
-    Access, ActivationReader, Corpus, Dtype, Error, Harvested, Kind, MANIFEST, Moved, NonFinite, Output as Kept,
-    Features, Packing, Per, ProbeScores, Reduction, SequenceMode, Settings, harvest, pull, push,
+    Access, ActivationReader, Corpus, Dtype, Error, Features, Harvested, Kind, MANIFEST, Moved, NonFinite,
+    Output as Kept, Packing, Per, ProbeScores, Reduction, SequenceMode, Settings, harvest, pull, push,
 };
 use endoscope_models::{Bos, Compute, Model};
 use endoscope_report::{HashedFile, Provenance, Started, write_atomically};
@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 
 use self::documents::Encoder;
 use super::capture::split_sites;
+use crate::commands::dict::Chosen;
 use crate::input::{BosArguments, ModelArgument};
 use crate::memory::shown;
-use crate::commands::dict::Chosen;
 use crate::output::Output;
 use crate::progress::bar;
 use crate::provenance::{of_program, provenance};

@@ -95,7 +95,9 @@ impl Verify {
     fn check_arguments(&self) -> Result<()> {
         let of_a_model = !self.prompt.is_empty() || !self.tokens.is_empty() || self.against.is_some();
         if self.dictionary.given() && of_a_model {
-            bail!("--prompt, --tokens and --against are for models; a dictionary is run on --text, --token-rows or --random");
+            bail!(
+                "--prompt, --tokens and --against are for models; a dictionary is run on --text, --token-rows or --random"
+            );
         }
         let Some(against) = &self.against else { return Ok(()) };
         if !self.model.is_exact() {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use endoscope_dictionary::evaluate::{FitSums, HISTOGRAM_EDGES, LossRecovered, largest_cosines, loss_recovered, matched};
+use endoscope_dictionary::evaluate::{
+    FitSums, HISTOGRAM_EDGES, LossRecovered, largest_cosines, loss_recovered, matched,
+};
 use endoscope_dictionary::training::{NetworkStream, Stream};
 use endoscope_report::{HashedFile, Report, RunDirectory, Section, Started, Table, labels};
 use serde_json::json;
@@ -122,7 +124,12 @@ impl Evaluate {
         });
         let mut provenance = provenance(&started, &model, &[])?;
         provenance.files.extend(self.source.rows.file()?);
-        provenance.files.extend(files(&self.dictionary)?.iter().map(|path| HashedFile::read("dictionary", path)).collect::<Result<Vec<_>, _>>()?);
+        provenance.files.extend(
+            files(&self.dictionary)?
+                .iter()
+                .map(|path| HashedFile::read("dictionary", path))
+                .collect::<Result<Vec<_>, _>>()?,
+        );
         directory.write_json("evaluation.json", &json!({"fit": fit, "loss": losses, "with": compared}))?;
         output.finish(directory, &provenance, &report)
     }

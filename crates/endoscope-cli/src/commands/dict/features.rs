@@ -86,8 +86,7 @@ impl Features {
         let unembedding = unembedding(&model, &dictionary)?;
         let mut pages = Vec::new();
         for (record, contexts) in chosen.into_iter().zip(words) {
-            let logits =
-                unembedding.as_ref().map(|w| logit_weights(&dictionary, record.feature, w, 10)).transpose()?;
+            let logits = unembedding.as_ref().map(|w| logit_weights(&dictionary, record.feature, w, 10)).transpose()?;
             let neighbours = neighbours(&dictionary, record.feature)?;
             let density = record.fired as f64 / gathered.tokens.max(1) as f64;
             let interpretation = self.interpretation(&model, &dictionary, &rows, &record, output)?;
@@ -299,8 +298,12 @@ fn neighbours(dictionary: &Dictionary, feature: usize) -> Result<Vec<(usize, f32
     let decoder = &dictionary.weights().decoder;
     let own = decoder.select([feature]);
     let cosines = largest_cosines(decoder, &own, false)?;
-    let mut order: Vec<(usize, f32)> =
-        cosines.into_iter().enumerate().map(|(at, (_, cosine))| (at, cosine)).filter(|&(at, _)| at != feature).collect();
+    let mut order: Vec<(usize, f32)> = cosines
+        .into_iter()
+        .enumerate()
+        .map(|(at, (_, cosine))| (at, cosine))
+        .filter(|&(at, _)| at != feature)
+        .collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     order.truncate(5);
     Ok(order)

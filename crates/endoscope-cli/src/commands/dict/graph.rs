@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use endoscope_dictionary::Dictionary;
 use endoscope_dictionary::attribution::{
     Frozen, Graph, GraphNames, GraphSettings, Node, Pruned, Transcoders, attribute, graph_json, prune,
 };
-use endoscope_dictionary::Dictionary;
 use endoscope_models::Model;
 use endoscope_report::{HashedFile, Report, RunDirectory, Section, Started, Table, labels};
 use serde_json::json;
@@ -110,7 +110,9 @@ impl AttributionGraph {
 
 fn named(node: &Node, model: &Model) -> String {
     match node {
-        Node::Feature(feature) => format!("feature {}, layer {}, position {}", feature.feature, feature.layer, feature.position),
+        Node::Feature(feature) => {
+            format!("feature {}, layer {}, position {}", feature.feature, feature.layer, feature.position)
+        }
         Node::Error { layer, position, .. } => format!("error, layer {layer}, position {position}"),
         Node::Token { position, token } => format!("token {:?}, position {position}", model.label(*token)),
         Node::Logit { token, probability } => format!("logit {:?} (p = {probability:.3})", model.label(*token)),

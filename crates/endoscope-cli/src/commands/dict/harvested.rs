@@ -43,9 +43,6 @@ impl Stream for HarvestStream<'_> {
         let batch = self.shuffled.next_batch().map_err(|error| fail(error.to_string()))?;
         let joined = |parts: &[candle_core::Tensor]| Matrix::from_tensor(&candle_core::Tensor::cat(parts, 1)?);
         let (inputs, targets) = batch.values.split_at(self.inputs);
-        Ok(Examples {
-            input: joined(inputs)?,
-            target: if targets.is_empty() { None } else { Some(joined(targets)?) },
-        })
+        Ok(Examples { input: joined(inputs)?, target: if targets.is_empty() { None } else { Some(joined(targets)?) } })
     }
 }

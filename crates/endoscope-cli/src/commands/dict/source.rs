@@ -43,12 +43,8 @@ pub fn template(model: &Model, sites: &[String], output_site: Option<&str>) -> R
     };
     let sites = sites.iter().map(|site| full(site)).collect::<Result<Vec<_>>>()?;
     let heads_flattened = sites.iter().any(|site| site.ends_with("hook_z"));
-    let mut config = Config {
-        output_site: output_site.map(full).transpose()?,
-        sites,
-        heads_flattened,
-        ..Config::default()
-    };
+    let mut config =
+        Config { output_site: output_site.map(full).transpose()?, sites, heads_flattened, ..Config::default() };
     let name = model.directory.file_name().unwrap_or(model.directory.as_os_str()).to_string_lossy();
     config.metadata.insert("model_name".into(), name.into());
     config.metadata.insert("model_class_name".into(), "HookedTransformer".into());
@@ -64,7 +60,9 @@ pub fn open_one(path: &Path) -> Result<Dictionary> {
 pub fn open_all(path: &Path) -> Result<Vec<Dictionary>> {
     match formats::open(path)?.contents {
         Contents::Dictionary(dictionary) => Ok(vec![*dictionary]),
-        Contents::CrossLayer(_) => bail!("{} is a cross-layer transcoder, of which no graph is made yet", path.display()),
+        Contents::CrossLayer(_) => {
+            bail!("{} is a cross-layer transcoder, of which no graph is made yet", path.display())
+        }
         Contents::Set(paths) => paths.iter().map(|path| open_one(path)).collect(),
     }
 }
@@ -75,7 +73,8 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_path_buf()]);
     }
     let fail = || format!("cannot read {}", path.display());
-    let entries = std::fs::read_dir(path).with_context(fail)?.collect::<std::io::Result<Vec<_>>>().with_context(fail)?;
+    let entries =
+        std::fs::read_dir(path).with_context(fail)?.collect::<std::io::Result<Vec<_>>>().with_context(fail)?;
     let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     files.sort();
     Ok(files)

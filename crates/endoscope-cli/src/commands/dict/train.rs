@@ -54,7 +54,8 @@ impl TrainDictionary {
         let model = self.source.model.open()?;
         let template = template(&model, &self.sites, self.output_site.as_deref())?;
         let named = |file: Option<&PathBuf>| -> Result<Job> {
-            let name = file.and_then(|file| file.file_stem()).map_or("dictionary".into(), |name| name.to_string_lossy());
+            let name =
+                file.and_then(|file| file.file_stem()).map_or("dictionary".into(), |name| name.to_string_lossy());
             let mut settings: Settings = settings(file, &self.changes)?;
             if template.output_site.is_some() {
                 settings.apply_b_dec_to_input = false;
