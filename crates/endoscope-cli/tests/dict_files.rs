@@ -144,12 +144,12 @@ fn a_dictionary_is_verified_on_its_model() {
     assert_eq!((&found["verdict"], &found["format"]), (&json!("passed"), &json!("sae_lens")));
     let fit = &found["certificate"]["fit"];
     assert!(fit["fvu"].as_f64().unwrap() < 0.5 && fit["l0"].as_f64().unwrap() <= 8., "{fit}");
-    assert_eq!(fit["rows"], json!(32 * 32));
+    assert_eq!(fit["rows"], json!(32 * 31));
     let roles: Vec<&str> =
         found["provenance"]["files"].as_array().unwrap().iter().map(|f| f["role"].as_str().unwrap()).collect();
     assert!(roles.contains(&"dictionary") && roles.contains(&"weights"), "{roles:?}");
     let table = text(&mut verify(&["--from-position", "1"]));
-    assert!(table.contains("  passed") && table.contains("vectors                992"), "{table}");
+    assert!(table.contains("  passed") && table.contains("vectors                960"), "{table}");
 
     let wrong = refusal(&mut verify(&["--site", "blocks.1.hook_mlp_out"]));
     assert!(
