@@ -94,7 +94,7 @@ fn updates_are_those_of_saelens() {
             trainer.magnitude = Some((Parameter::new(rescale.clone()), Parameter::new(start("b_mag"))));
         }
         if golden.name.contains("topk") || golden.name == "matryoshka" {
-            [2, 5, 7].map(|latent| trainer.idle[latent] = 5000);
+            [2, 5, 7].iter().for_each(|&latent: &usize| trainer.idle[latent] = 5000);
         }
         for (step, &loss) in golden.losses.iter().enumerate() {
             let progress = trainer.update(&examples(step)).unwrap();
