@@ -2,6 +2,8 @@
 //! `activations`, f32 `[rows, width]`, whose rows are seen in order, again from the first when they end; the settings are those
 //! of [`endoscope_dictionary::training::Settings`]. `bench/dictionary_quality.py` runs it beside SAELens.
 
+#![allow(clippy::print_stdout)]
+
 use std::collections::HashMap;
 use std::time::Instant;
 

@@ -1,6 +1,8 @@
 //! Times updates of a TopK dictionary on random vectors: `training_speed D_IN LATENTS K BATCH STEPS [MULTIPLIED]` prints JSON.
 //! `bench/dictionary_training.py` runs it beside SAELens.
 
+#![allow(clippy::print_stdout)]
+
 use std::time::Instant;
 
 use endoscope_dictionary::training::{Examples, InputScaling, Objective, Settings, Trainer};

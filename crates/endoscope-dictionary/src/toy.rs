@@ -64,7 +64,8 @@ impl Toy {
             Structure::Correlated(group) | Structure::Hierarchical(group) => group,
         };
         let whole = group > 0 && self.features > 0 && self.width > 0 && self.features.is_multiple_of(group);
-        if !whole || !(self.active > 0. && self.active <= self.features as f64 / 2.) || !self.noise.is_finite() {
+        let few = self.active > 0. && self.active <= self.features as f64 / 2.;
+        if !(whole && few && self.noise.is_finite()) {
             let reason = format!("{self:?}: features are whole groups, of which at most half are active");
             return Err(Error::Config(reason));
         }

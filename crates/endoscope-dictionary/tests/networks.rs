@@ -1,5 +1,7 @@
 //! Dictionaries in networks: splicing, steering, reading features, attribution graphs.
 
+#![allow(clippy::unwrap_used)]
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;

@@ -32,7 +32,7 @@ pub fn top_k(x: &Tensor, k: usize) -> Result<(Tensor, Tensor)> {
 pub fn top_k_of_row(row: &[f32], k: usize) -> Vec<(f32, u32)> {
     match k.min(row.len()) {
         0 => Vec::new(),
-        k => row_top(row, k, &some_beats_f32),
+        k => row_top(row, k, some_beats_f32),
     }
 }
 

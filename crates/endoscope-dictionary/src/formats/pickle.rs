@@ -308,7 +308,7 @@ impl Machine {
     /// Puts keys and values, one after the other, into the dictionary on top.
     fn insert(&mut self, items: Vec<Value>) -> Step<()> {
         let Some(Value::Dict(dict)) = self.stack.last() else { return broken("an entry of what is no dictionary") };
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return broken("a key without a value");
         }
         let mut items = items.into_iter();
