@@ -120,7 +120,7 @@ fn several_dictionaries_of_one_stream_are_evaluated_read_and_steered_with() {
     assert!(difference(&plain, &clamped) > 1.);
     fs::write(path.join("plan.json"), plan(json!([{"feature": 96, "set": 1}])).to_string()).unwrap();
     let mut command = endoscope();
-    command.current_dir(path).args(["generate", model, "--prompt", "ba da", "--plan", "plan.json"]);
+    command.current_dir(path).args(["generate", model, "--prompt", "ba da", "--plan", "plan.json", "--out", "wrong"]);
     refused(&mut command, &["no feature 96", "the dictionary has 96"]);
 }
 
