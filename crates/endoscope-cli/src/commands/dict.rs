@@ -10,6 +10,7 @@ mod harvested;
 mod show;
 pub mod source;
 mod train;
+mod vector;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -38,6 +39,8 @@ enum Command {
     Show(show::Show),
     /// A dictionary of any format, or a set of them, in another.
     Convert(convert::Convert),
+    /// llama.cpp's control vector as a plan, or a feature as a control vector.
+    Vector(vector::Vector),
 }
 
 impl DictVerb {
@@ -49,6 +52,7 @@ impl DictVerb {
             Command::Graph(verb) => verb.run(output),
             Command::Show(verb) => verb.run(output),
             Command::Convert(verb) => verb.run(output),
+            Command::Vector(verb) => verb.run(output),
         }
     }
 }

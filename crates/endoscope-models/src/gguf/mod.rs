@@ -6,6 +6,7 @@
 
 mod architecture;
 mod blocks;
+mod control_vector;
 mod file;
 mod keys;
 mod names;
@@ -22,6 +23,7 @@ use architecture::Architecture;
 use weights::Heads;
 
 pub use blocks::Encoding;
+pub use control_vector::ControlVector;
 pub use file::{GgufFile, TensorInfo, Value};
 pub use tokenizer::Described;
 pub use weights::GgufWeights;
