@@ -100,6 +100,9 @@ pub enum Error {
     /// From a method.
     #[error(transparent)]
     Causal(#[from] endoscope_causal::Error),
+    /// From a dictionary.
+    #[error(transparent)]
+    Dictionary(#[from] endoscope_dictionary::Error),
     /// From a model.
     #[error(transparent)]
     Model(Box<endoscope_models::Error>),

@@ -14,6 +14,8 @@ studies! {
     alpine_path_planning::AlpinePathPlanning,
     cot_circuit::CotCircuit,
     entity_tracking::EntityTracking,
+    fast_sae::FastSae,
+    ideological_depth::IdeologicalDepth,
     local_intrinsic_dimension::LocalIntrinsicDimension,
     mcq_circuit::McqCircuit,
     talking_heads::TalkingHeads,
