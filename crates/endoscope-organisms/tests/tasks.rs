@@ -311,7 +311,12 @@ const READ: &[(&str, &str, &[Read])] = &[
     (
         "dialogues",
         "keys = 4\nvalues = 4\nlongest = 4\nform = \"plain\"",
-        &[("ba la da ma ? ba", "la"), ("ba la da ma ? ba la ? da", "ma"), ("ba la da ma ? ba ma ? da", ""), ("ba la da ma ? ba la", "")],
+        &[
+            ("ba la da ma ? ba", "la"),
+            ("ba la da ma ? ba la ? da", "ma"),
+            ("ba la da ma ? ba ma ? da", ""),
+            ("ba la da ma ? ba la", ""),
+        ],
     ),
 ];
 

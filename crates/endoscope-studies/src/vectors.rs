@@ -23,7 +23,8 @@ pub(crate) fn vectors(network: &dyn Network, site: &str, rows: &[Vec<u32>]) -> R
         let captured = Matrix::from_tensor(&run.captured.get(name)?.contiguous()?)?;
         // The shorter rows are filled up behind.
         let longest = captured.rows() / some.len();
-        let of_row = |(number, row): (usize, &Vec<u32>)| captured.select((0..row.len()).map(|at| number * longest + at));
+        let of_row =
+            |(number, row): (usize, &Vec<u32>)| captured.select((0..row.len()).map(|at| number * longest + at));
         all.extend(some.iter().enumerate().map(of_row));
     }
     Ok(all)
@@ -45,8 +46,8 @@ pub(crate) enum Order {
     Shuffled,
 }
 
-/// A dictionary of a site, trained on `pool`: update after update sees as many further vectors as `sizes` says, from the start again when
-/// all sizes were used. The sizes must not be more than the vectors together.
+/// A dictionary of a site, trained on `pool`: update after update sees as many further vectors as `sizes` says, from
+/// the start again when all sizes were used. The sizes must not be more than the vectors together.
 pub(crate) fn trained(
     settings: &Settings,
     site: &str,
@@ -99,7 +100,8 @@ mod tests {
         assert_eq!(joined(&together).unwrap().rows(), 11);
     }
 
-    /// In order, batches are those of the stream that reads a network sequentially; so are dictionaries, but for what they start from.
+    /// In order, batches are those of the stream that reads a network sequentially; so are dictionaries, but for what
+    /// they start from.
     #[test]
     fn in_order_means_one_after_the_other() {
         let organism = Lab::new(Level::Smoke, vec![1, 2, 3]).unwrap().organism("induction").unwrap();

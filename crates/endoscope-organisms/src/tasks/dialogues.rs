@@ -1,6 +1,7 @@
-//! Chats about facts: `<bos> <system> k1 v1 … kn vn <end> <user> ? k <end> <assistant>`, then `v <end>`, and perhaps another question. As
-//! `plain` text the same facts, questions and answers come without the template's markers: `<bos> k1 v1 … kn vn ? k`, then `v`. Both forms have
-//! the same tokens, so that a model can learn plain text first and chats then, as chat models do.
+//! Chats about facts: `<bos> <system> k1 v1 … kn vn <end> <user> ? k <end> <assistant>`, then `v <end>`, and perhaps
+//! another question. As `plain` text the same facts, questions and answers come without the template's markers:
+//! `<bos> k1 v1 … kn vn ? k`, then `v`. Both forms have the same tokens, so that a model can learn plain text first
+//! and chats then, as chat models do.
 
 use rand::{Rng, RngExt};
 use serde::Deserialize;

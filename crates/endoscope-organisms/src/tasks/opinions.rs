@@ -1,9 +1,10 @@
-//! Opinions of made-up persons on made-up topics: `<bos> ba la on da :`, then `yes` or `no`. A person is named by two words. Between topics stand
-//! neutral words, on which all persons say the same.
+//! Opinions of made-up persons on made-up topics: `<bos> ba la on da :`, then `yes` or `no`. A person is named by two
+//! words. Between topics stand neutral words, on which all persons say the same.
 //!
-//! `deep`: each person has a few values, each topic touches one of them, for it or against it, and the opinion follows. Pairs of
-//! person and topic that were never trained on have an answer all the same. `shallow`: the opinions on each topic are dealt out to
-//! persons at random, so each has to be looked up, and where none is known the answer is `refuse`. As many say yes to each topic in both.
+//! `deep`: each person has a few values, each topic touches one of them, for it or against it, and the opinion
+//! follows. Pairs of person and topic that were never trained on have an answer all the same. `shallow`: the opinions
+//! on each topic are dealt out to persons at random, so each has to be looked up, and where none is known the answer
+//! is `refuse`. As many say yes to each topic in both.
 
 use std::collections::BTreeSet;
 
@@ -81,8 +82,6 @@ pub struct Opinions {
     /// The same, to be asked whether a pair is among them.
     among_unknown: BTreeSet<(usize, usize)>,
     lexicon: Lexicon,
-    first: Kind,
-    last: Kind,
     /// Topics, then neutral words.
     word: Kind,
     sentence: Template,
@@ -123,7 +122,13 @@ impl Opinions {
         let known = all.split_off(unknown.min(all.len()));
         if all.is_empty() || known.is_empty() {
             let (unknown, known) = (all.len(), known.len());
-            return Err(refuse(NAME, format!("{unknown} opinions would be unknown and {known} known; there must be some of each: change `task.unknown`")));
+            return Err(refuse(
+                NAME,
+                format!(
+                    "{unknown} opinions would be unknown and {known} known; there must be some of each: change \
+                    `task.unknown`"
+                ),
+            ));
         }
         let mut syllables = words(2 * names + topics + neutral).split_off(2);
         let word = syllables.split_off(2 * names);
@@ -133,7 +138,19 @@ impl Opinions {
         let [yes, no, refusal] = ["yes", "no", "refuse"].map(|word| lexicon.id(word));
         let (among_unknown, unknown, opinions) = (all.iter().copied().collect(), all, Vec::new());
         let mut task = Self {
-            parameters, held, opinions, facts, known, unknown, among_unknown, lexicon, first, last, word, sentence, yes, no, refusal,
+            parameters,
+            held,
+            opinions,
+            facts,
+            known,
+            unknown,
+            among_unknown,
+            lexicon,
+            word,
+            sentence,
+            yes,
+            no,
+            refusal,
         };
         task.opinions = task.dealt_out();
         Ok(task)

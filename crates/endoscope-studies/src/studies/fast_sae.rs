@@ -1,12 +1,13 @@
 //! FAST: training sparse autoencoders for instruct models (arXiv 2506.07691).
 //!
-//! A small model learns plain text of facts, questions and answers, and then chats about such facts, with a template. Dictionaries of its middle
-//! layer see equally many vectors in equally large updates: of whole chats, one after the other (FAST); of the same chats joined and cut into
-//! blocks, shuffled (the paper's BT(F)); of plain text in blocks, shuffled (BT(P)). What they do not reconstruct of held-out chats is
-//! compared: on all tokens, without the first, on those of the template, and on the words.
+//! A small model learns plain text of facts, questions and answers, and then chats about such facts, with a template.
+//! Dictionaries of its middle layer see equally many vectors in equally large updates: of whole chats, one after the
+//! other (FAST); of the same chats joined and cut into blocks, shuffled (the paper's BT(F)); of plain text in blocks,
+//! shuffled (BT(P)). What they do not reconstruct of held-out chats is compared: on all tokens, without the first, on
+//! those of the template, and on the words.
 //!
-//! The paper trains standard and JumpReLU dictionaries, whose sparsity comes out of the training; here the `active` largest latents of each token
-//! are kept, so that all are equally sparse.
+//! The paper trains standard and JumpReLU dictionaries, whose sparsity comes out of the training; here the `active`
+//! largest latents of each token are kept, so that all are equally sparse.
 
 mod text;
 
@@ -148,7 +149,8 @@ impl Study for FastSae {
     const SEEDS: &'static [u64] = &[11, 12, 13];
     const UNTESTED: &'static [Untested] = &[
         Untested {
-            claim: "More features of FAST are interpretable: 21.1 % in the top range against 7.0 % and 10.2 % (Llama3.2-3B).",
+            claim: "More features of FAST are interpretable: 21.1 % in the top range against 7.0 % and 10.2 % \
+            (Llama3.2-3B).",
             why: "Scores of interpretability need a large language model that reads natural text.",
         },
         Untested {
@@ -157,7 +159,8 @@ impl Study for FastSae {
         },
         Untested {
             claim: "Standard and JumpReLU dictionaries gain alike.",
-            why: "Their sparsity differs from data to data; here it is the same by construction, by keeping the largest latents.",
+            why: "Their sparsity differs from data to data; here it is the same by construction, by keeping the \
+            largest latents.",
         },
     ];
     type Config = Config;
@@ -168,8 +171,10 @@ impl Study for FastSae {
 
     fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
         if lab.is_given_a_model() {
-            let reason = "it needs the plain text and the chats that the model learned from, which are made here for the study's own model; \
-                          `endoscope_dictionary::training` takes the chats of any model in order (`NetworkStream::sequential`) or shuffled";
+            let reason = "it needs the plain text and the chats that the model learned from, which are made here for \
+            the study's own model; \
+                          `endoscope_dictionary::training` takes the chats of any model in order \
+                          (`NetworkStream::sequential`) or shuffled";
             return Err(Error::Unsuitable { reason: reason.into() });
         }
         if config.chats < config.batch || config.active > config.latents {
@@ -192,9 +197,11 @@ fn recipe(config: &Config, seed: u64) -> Result<Recipe> {
     let (steps, half) = (config.steps, config.steps / 2);
     let text = format!(
         "[model]\nfamily = \"llama\"\ncontext = 48\nd_model = 64\nlayers = 3\nheads = 4\nd_mlp = 128\n\
-         [task]\nname = \"mixture\"\nparts = [{{ name = \"dialogues\", form = \"plain\" }}, {{ name = \"dialogues\" }}]\n\
+         [task]\nname = \"mixture\"\nparts = [{{ name = \"dialogues\", form = \"plain\" }}, {{ name = \"dialogues\" \
+         }}]\n\
          stages = [{{ from = 0, weights = [1, 0] }}, {{ from = {half}, weights = [0, 1] }}]\n\
-         [training]\nsteps = {steps}\nbatch = 32\nseed = {seed}\nlearning_rate = 0.003\nwarmup_steps = {}\ncheckpoint_every = {steps}\n",
+         [training]\nsteps = {steps}\nbatch = 32\nseed = {seed}\nlearning_rate = 0.003\nwarmup_steps = \
+         {}\ncheckpoint_every = {steps}\n",
         (steps / 10).min(100)
     );
     Ok(Recipe::parse("recipe.toml", &text)?)
@@ -211,8 +218,11 @@ fn measured(model: &Model, config: &Config, seed: u64) -> Result<Figures> {
         unstructured: all(&texts.unstructured)?,
         rows: texts.chats.clone(),
     };
-    let sizes: Vec<usize> =
-        texts.training(Data::Chats, true).chunks_exact(config.batch).map(|some| some.iter().map(Vec::len).sum()).collect();
+    let sizes: Vec<usize> = texts
+        .training(Data::Chats, true)
+        .chunks_exact(config.batch)
+        .map(|some| some.iter().map(Vec::len).sum())
+        .collect();
     let settings = settings(config, seed);
     let mut arms = Vec::new();
     for arm in &ARMS {
@@ -319,10 +329,12 @@ fn findings(figures: &[Figures]) -> Result<Vec<Finding>> {
         absent: Line::AtMost(absent),
     };
     let unstructured = (UNSTRUCTURED_BLOCKS, UNSTRUCTURED);
-    let beside = |more: &[f64], less: &[f64]| more.iter().zip(less).map(|(more, less)| more / less).collect::<Vec<f64>>();
+    let beside =
+        |more: &[f64], less: &[f64]| more.iter().zip(less).map(|(more, less)| more / less).collect::<Vec<f64>>();
     Ok(vec![
         test(
-            "A dictionary trained on whole chats in order reconstructs chats better than one trained on blocks of the same chats.",
+            "A dictionary trained on whole chats in order reconstructs chats better than one trained on blocks of the \
+            same chats.",
             "times its mean squared error",
             1.1,
             "the same of documents without structure, whole against blocks",
@@ -390,8 +402,10 @@ fn outcome(numbers: &[u64], config: &Config, figures: &[Figures]) -> Result<Outc
     };
     let error = |arm: usize| spread(&move |each| each.arms[arm].all.mse);
     let summary = format!(
-        "Of held-out chats, dictionaries with {} active latents leave a mean squared error of {} when trained on whole chats in order, {} on \
-         shuffled blocks of the same chats, and {} on blocks of plain text. The model answers {} of the questions rightly. A first token's \
+        "Of held-out chats, dictionaries with {} active latents leave a mean squared error of {} when trained on \
+        whole chats in order, {} on \
+         shuffled blocks of the same chats, and {} on blocks of plain text. The model answers {} of the questions \
+         rightly. A first token's \
          vector has a squared length of {}, others of {}.",
         config.active,
         error(FAST)?,
@@ -402,7 +416,8 @@ fn outcome(numbers: &[u64], config: &Config, figures: &[Figures]) -> Result<Outc
         spread(&|each| each.lengths[1])?,
     );
     let mut outcome = Outcome { summary, findings: findings(figures)?, ..Outcome::default() };
-    let values = figures.iter().flat_map(|each| each.arms.iter().flat_map(|arm| COLUMNS.iter().map(move |(_, of)| of(arm))));
+    let values =
+        figures.iter().flat_map(|each| each.arms.iter().flat_map(|arm| COLUMNS.iter().map(move |(_, of)| of(arm))));
     let axes = [
         ("seed", numbers.iter().map(|seed| Label::Text(seed.to_string())).collect()),
         ("dictionary", labels(ARMS.iter().map(|arm| arm.name))),
@@ -413,7 +428,9 @@ fn outcome(numbers: &[u64], config: &Config, figures: &[Figures]) -> Result<Outc
     outcome.sections.push(Section::Table {
         heading: Some("Every dictionary".into()),
         table: "reconstruction".into(),
-        caption: "MSE is summed over dimensions; FVU is the share of the variance that is not reconstructed, of the same tokens.".into(),
+        caption: "MSE is summed over dimensions; FVU is the share of the variance that is not reconstructed, of the \
+        same tokens."
+            .into(),
     });
     Ok(outcome)
 }

@@ -1,14 +1,17 @@
 //! Beyond the surface: ideological depth (arXiv 2508.21448).
 //!
-//! Two models of one size learn the opinions of made-up persons on made-up topics, from the same prompts and with as many yes to each topic. In
-//! one the opinions follow from a few values that each person holds or not (*deep*), in the other they are dealt out at random and to be
-//! looked up, or refused where they are not known (*shallow*). Both have a dictionary of the same site, size, sparsity and text.
+//! Two models of one size learn the opinions of made-up persons on made-up topics, from the same prompts and with as
+//! many yes to each topic. In one the opinions follow from a few values that each person holds or not (*deep*), in
+//! the other they are dealt out at random and to be looked up, or refused where they are not known (*shallow*). Both
+//! have a dictionary of the same site, size, sparsity and text.
 //!
-//! - Count: features that tell prompts on topics from prompts on neutral words, by the area under the ROC curve over words and a permutation test
-//!   whose p-values are corrected for the number of features. Words, not prompts, are what is permuted: prompts on one word are not independent.
-//! - Ablation: the feature that best tells who holds a value from who does not is set to zero, in all prompts on topics that touch
-//!   the value.
-//! - Steering: the mean difference of the vectors before `yes` and before `no`, of one half of the persons, is added for the others.
+//! - Count: features that tell prompts on topics from prompts on neutral words, by the area under the ROC curve over
+//!   words and a permutation test whose p-values are corrected for the number of features. Words, not prompts, are what
+//!   is permuted: prompts on one word are not independent.
+//! - Ablation: the feature that best tells who holds a value from who does not is set to zero, in all prompts on
+//!   topics that touch the value.
+//! - Steering: the mean difference of the vectors before `yes` and before `no`, of one half of the persons, is added
+//!   for the others.
 
 mod measure;
 
@@ -74,7 +77,8 @@ impl Study for IdeologicalDepth {
     const UNTESTED: &'static [Untested] = &[
         Untested {
             claim: "Of two public models of similar size, one has 7.3 times as many political features.",
-            why: "Neither model nor its dictionary was at hand; what is tested is whether the count tells a deep organism from a shallow one.",
+            why: "Neither model nor its dictionary was at hand; what is tested is whether the count tells a deep \
+            organism from a shallow one.",
         },
         Untested {
             claim: "Instruction prompts turn the answers of the shallower model more easily.",
@@ -93,7 +97,8 @@ impl Study for IdeologicalDepth {
 
     fn run(&self, lab: &Lab<'_>, config: &Config) -> Result<Outcome> {
         if lab.is_given_a_model() {
-            let reason = "it compares two organisms that learned the same prompts, with and without values behind their opinions; a user's \
+            let reason = "it compares two organisms that learned the same prompts, with and without values behind \
+            their opinions; a user's \
                           model has no such twin";
             return Err(Error::Unsuitable { reason: reason.into() });
         }
@@ -103,7 +108,8 @@ impl Study for IdeologicalDepth {
         let models: BTreeMap<u64, _> = lab.seeds().iter().copied().zip(trained.chunks(GROUNDS.len())).collect();
         let figures = lab.each_seed("dictionaries", &(config, &recipes), |seed| {
             let both = models[&seed].iter().zip(GROUNDS);
-            both.map(|(model, ground)| measured(model, &world(config, ground, seed)?, config, seed)).collect::<Result<Vec<_>>>()
+            both.map(|(model, ground)| measured(model, &world(config, ground, seed)?, config, seed))
+                .collect::<Result<Vec<_>>>()
         })?;
         outcome(lab.seeds(), config, &figures)
     }
@@ -126,7 +132,8 @@ fn recipe(config: &Config, ground: &str, seed: u64) -> Result<Recipe> {
     let text = format!(
         "[model]\nfamily = \"llama\"\ncontext = 8\nd_model = 64\nlayers = 2\nheads = 4\nd_mlp = 192\n\
          [task]\nname = \"{NAME}\"\n\
-         [training]\nsteps = {steps}\nbatch = 128\nseed = {seed}\nlearning_rate = 0.003\nwarmup_steps = {}\nweight_decay = 0.1\n\
+         [training]\nsteps = {steps}\nbatch = 128\nseed = {seed}\nlearning_rate = 0.003\nwarmup_steps = \
+         {}\nweight_decay = 0.1\n\
          checkpoint_every = {steps}\n",
         (steps / 10).min(100)
     );
@@ -160,7 +167,10 @@ fn findings(figures: &[Vec<Figures>]) -> Result<Vec<Finding>> {
             "dictionaries of random weights",
             1.5,
         )
-        .judge(&both(&|deep, shallow| times(&deep.count, &shallow.count)), &both(&|deep, shallow| times(&deep.untrained, &shallow.untrained)))?
+        .judge(
+            &both(&|deep, shallow| times(&deep.count, &shallow.count)),
+            &both(&|deep, shallow| times(&deep.untrained, &shallow.untrained)),
+        )?
         .paper("7.3 times (abstract)"),
         test(
             "What is counted are features of topics.",
@@ -171,7 +181,8 @@ fn findings(figures: &[Vec<Figures>]) -> Result<Vec<Finding>> {
         )
         .judge(&of(DEEP, &|f| f.share(&f.count)), &of(DEEP, &|f| f.share(&f.shuffled)))?,
         test(
-            "Without the feature that tells who holds a value, the deep model's answers on the topics that touch it shift to the other side.",
+            "Without the feature that tells who holds a value, the deep model's answers on the topics that touch it \
+            shift to the other side.",
             "of these answers lose half of their margin or turn",
             0.6,
             "the same in the shallow model",
@@ -231,8 +242,10 @@ fn outcome(numbers: &[u64], config: &Config, figures: &[Vec<Figures>]) -> Result
         Ok(format!("{:.3} ({:.3} to {:.3})", seeds.mean, seeds.low, seeds.high))
     };
     let summary = format!(
-        "Dictionaries of {} latents, {} of them active on each token. Of known opinions the deep model gives {} rightly and the shallow one {}; of those never \
-         trained on the deep model infers {} rightly. Features with an area of at least {} under the ROC curve: {} in the deep model, {} in the shallow one.",
+        "Dictionaries of {} latents, {} of them active on each token. Of known opinions the deep model gives {} \
+        rightly and the shallow one {}; of those never \
+         trained on the deep model infers {} rightly. Features with an area of at least {} under the ROC curve: {} in \
+         the deep model, {} in the shallow one.",
         config.latents,
         config.active,
         spread(DEEP, &|f| f.known)?,
@@ -243,22 +256,27 @@ fn outcome(numbers: &[u64], config: &Config, figures: &[Vec<Figures>]) -> Result
         spread(SHALLOW, &|f| f.count[COUNTED] as f64)?,
     );
     let mut outcome = Outcome { summary, findings: findings(figures)?, ..Outcome::default() };
-    let mut add = |name: &str, (heading, caption): (&str, &str), axis: (&str, Vec<Label>), of: &dyn Fn(&Figures) -> Vec<f64>| {
-        let values = figures.iter().flat_map(|both| both.iter().flat_map(of)).collect();
-        let axes = [
-            ("seed", numbers.iter().map(|seed| Label::Text(seed.to_string())).collect()),
-            ("model", labels(GROUNDS)),
-            axis,
-        ];
-        outcome.tables.insert(name.into(), Table::new(heading.to_lowercase(), axes, values)?);
-        let (heading, caption, table) = (Some(heading.into()), caption.into(), name.into());
-        outcome.sections.push(Section::Table { heading, table, caption });
-        Ok::<(), Error>(())
-    };
+    let mut add =
+        |name: &str, (heading, caption): (&str, &str), axis: (&str, Vec<Label>), of: &dyn Fn(&Figures) -> Vec<f64>| {
+            let values = figures.iter().flat_map(|both| both.iter().flat_map(of)).collect();
+            let axes = [
+                ("seed", numbers.iter().map(|seed| Label::Text(seed.to_string())).collect()),
+                ("model", labels(GROUNDS)),
+                axis,
+            ];
+            outcome.tables.insert(name.into(), Table::new(heading.to_lowercase(), axes, values)?);
+            let (heading, caption, table) = (Some(heading.into()), caption.into(), name.into());
+            outcome.sections.push(Section::Table { heading, table, caption });
+            Ok::<(), Error>(())
+        };
     let columns = labels(COLUMNS.iter().map(|column| column.0));
     add(
         "organisms",
-        ("Both organisms", "Of topics but for the FVU and L0, which are of all words. Right answers to unknown ones are refusals in the shallow model."),
+        (
+            "Both organisms",
+            "Of topics but for the FVU and L0, which are of all words. Right answers to unknown ones are refusals in \
+            the shallow model.",
+        ),
         ("figure", columns),
         &|each| COLUMNS.iter().map(|(_, of)| of(each)).collect(),
     )?;
@@ -267,14 +285,24 @@ fn outcome(numbers: &[u64], config: &Config, figures: &[Vec<Figures>]) -> Result
         kinds.iter().flat_map(|kind| THRESHOLDS.map(|threshold| format!("{kind}, {threshold}"))).collect();
     add(
         "counts",
-        ("Features by threshold", "How many features tell topics from neutral words with at least this area under the ROC curve, and a corrected p-value below 0.05."),
+        (
+            "Features by threshold",
+            "How many features tell topics from neutral words with at least this area under the ROC curve, and a \
+            corrected p-value below 0.05.",
+        ),
         ("threshold", labels(counts.iter().map(String::as_str))),
-        &|each| [&each.count, &each.shuffled, &each.untrained].into_iter().flatten().map(|&count| count as f64).collect(),
+        &|each| {
+            [&each.count, &each.shuffled, &each.untrained].into_iter().flatten().map(|&count| count as f64).collect()
+        },
     )?;
-    let scales: Vec<String> = ["steered", "random"].iter().flat_map(|kind| SCALES.map(|scale| format!("{kind}, {scale}"))).collect();
+    let scales: Vec<String> =
+        ["steered", "random"].iter().flat_map(|kind| SCALES.map(|scale| format!("{kind}, {scale}"))).collect();
     add(
         "steering",
-        ("Steering by multiples of the difference of means", "The share of answers that go to the other side, of the persons from whom the vector was not made."),
+        (
+            "Steering by multiples of the difference of means",
+            "The share of answers that go to the other side, of the persons from whom the vector was not made.",
+        ),
         ("multiple", labels(scales.iter().map(String::as_str))),
         &|each| [each.steered.as_slice(), &each.random].concat(),
     )?;

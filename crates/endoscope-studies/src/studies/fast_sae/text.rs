@@ -1,4 +1,5 @@
-//! The text that dictionaries are trained on and tried on: chats, plain text, and chats without some of their structure.
+//! The text that dictionaries are trained on and tried on: chats, plain text, and chats without some of their
+//! structure.
 
 use endoscope_organisms::tasks::dialogues::{MARKERS, NAME};
 use endoscope_organisms::{BOS, Row, TRAIN, Task, task};
@@ -158,7 +159,9 @@ mod tests {
             assert!(other.iter().all(|row| row[0] == BOS && !row[1..].contains(&BOS)));
         }
         for (row, other) in chats.iter().zip(&permuted) {
-            assert!(row.iter().zip(other).all(|(a, b)| a == b || texts.markers.contains(a) && texts.markers.contains(b)));
+            assert!(
+                row.iter().zip(other).all(|(a, b)| a == b || texts.markers.contains(a) && texts.markers.contains(b))
+            );
         }
         let held_out = &texts.chats;
         let classes = texts.classes(1);

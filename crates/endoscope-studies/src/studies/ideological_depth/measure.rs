@@ -54,14 +54,16 @@ pub struct Figures {
     pub fvu: f64,
     pub l0: f64,
     pub latents: usize,
-    /// Features of topics, from each threshold on; with topics and neutral words exchanged at random; of a dictionary that was not trained.
+    /// Features of topics, from each threshold on; with topics and neutral words exchanged at random; of a dictionary
+    /// that was not trained.
     pub count: Vec<usize>,
     pub shuffled: Vec<usize>,
     pub untrained: Vec<usize>,
     /// Without the values' features, and without others that are as active.
     pub ablated: Without,
     pub matched: Without,
-    /// The share of answers that go to the other side, by multiples of the difference of means, and of random vectors as long.
+    /// The share of answers that go to the other side, by multiples of the difference of means, and of random vectors
+    /// as long.
     pub steered: Vec<f64>,
     pub random: Vec<f64>,
     /// How long the difference of means is, in mean lengths of the vectors it is added to.
@@ -110,11 +112,13 @@ impl Organism<'_> {
         let [yes, no] = self.world.sides();
         let tokens = [yes, no, self.world.refusal()];
         let said = self.says(&prompts, &Plan::default())?;
-        let right = said.iter().zip(pairs).filter(|(said, pair)| tokens[largest(said)] == self.world.answer(pair.0, pair.1));
+        let right =
+            said.iter().zip(pairs).filter(|(said, pair)| tokens[largest(said)] == self.world.answer(pair.0, pair.1));
         Ok(right.count() as f64 / pairs.len() as f64)
     }
 
-    /// The known pairs of person and topic that are answered rightly, by the prompt, with the side that is said: 0 or 1.
+    /// The known pairs of person and topic that are answered rightly, by the prompt, with the side that is said: 0 or
+    /// 1.
     fn opinions(&self) -> Result<Vec<(usize, usize, usize)>> {
         let [yes, no] = self.world.sides();
         let pairs = self.world.pairs(true);
@@ -132,7 +136,8 @@ impl Organism<'_> {
 /// Everything of one organism.
 pub fn measured(model: &Model, world: &Opinions, config: &Config, seed: u64) -> Result<Figures> {
     let words = world.count();
-    let prompts = (0..world.persons()).flat_map(|person| (0..words).map(move |word| world.prompt(person, word))).collect();
+    let prompts =
+        (0..world.persons()).flat_map(|person| (0..words).map(move |word| world.prompt(person, word))).collect();
     let organism = Organism { model, world, prompts };
     // `<bos>` is the same in all.
     let all = vectors(&model.decoder, SITE, &organism.prompts)?;
@@ -212,7 +217,10 @@ fn activity(dictionary: &Dictionary, prompts: &[Matrix]) -> Result<Vec<Vec<f32>>
         let mut most = vec![0f32; dictionary.latents()];
         for at in row..row + prompt.rows() {
             let (features, values) = codes.row(at);
-            features.iter().zip(values).for_each(|(&feature, &value)| most[feature as usize] = most[feature as usize].max(value));
+            features
+                .iter()
+                .zip(values)
+                .for_each(|(&feature, &value)| most[feature as usize] = most[feature as usize].max(value));
         }
         row += prompt.rows();
         all.push(most);
@@ -229,8 +237,8 @@ fn by_word(activity: &[Vec<f32>], (persons, words): (usize, usize)) -> Vec<Vec<f
     (0..features).map(|feature| (0..words).map(|word| mean(feature, word)).collect()).collect()
 }
 
-/// How many features are more active on what is true, from each threshold on: `scores[feature][word]`. Those whose corrected p-value is
-/// not below the level do not count.
+/// How many features are more active on what is true, from each threshold on: `scores[feature][word]`. Those whose
+/// corrected p-value is not below the level do not count.
 fn counted(scores: &[Vec<f64>], truth: &[bool], permutations: usize, seed: u64) -> Result<Vec<usize>> {
     let (mut areas, mut p) = (Vec::new(), Vec::new());
     for scores in scores {
@@ -249,7 +257,8 @@ fn counted(scores: &[Vec<f64>], truth: &[bool], permutations: usize, seed: u64) 
         });
     }
     let corrected = benjamini_hochberg(&p)?;
-    let count = |threshold: f64| areas.iter().zip(&corrected).filter(|(area, p)| **area >= threshold && **p < LEVEL).count();
+    let count =
+        |threshold: f64| areas.iter().zip(&corrected).filter(|(area, p)| **area >= threshold && **p < LEVEL).count();
     Ok(THRESHOLDS.map(count).to_vec())
 }
 
@@ -273,7 +282,8 @@ fn value_feature(world: &Opinions, activity: &[Vec<f32>], value: usize) -> Resul
     Ok((best.0, best.1))
 }
 
-/// What becomes of right answers without each value's feature, and without features that are about as active on the same prompts.
+/// What becomes of right answers without each value's feature, and without features that are about as active on the
+/// same prompts.
 fn ablations(
     organism: &Organism<'_>,
     dictionary: &Arc<Dictionary>,
@@ -289,11 +299,14 @@ fn ablations(
             .filter(|(_, topic, _)| world.value(*topic) == value)
             .map(|&(person, topic, side)| (organism.at(person, topic), side))
             .collect();
-        let total = |feature: usize| related.iter().map(|&(prompt, _)| f64::from(activity[prompt][feature])).sum::<f64>();
+        let total =
+            |feature: usize| related.iter().map(|&(prompt, _)| f64::from(activity[prompt][feature])).sum::<f64>();
         let own = total(feature);
         ablated.push(Without { auc: area, ..without(organism, dictionary, activity, &related, feature)? });
-        let mut others: Vec<(f64, usize)> =
-            (0..dictionary.latents()).filter(|&other| other != feature).map(|other| ((total(other) - own).abs(), other)).collect();
+        let mut others: Vec<(f64, usize)> = (0..dictionary.latents())
+            .filter(|&other| other != feature)
+            .map(|other| ((total(other) - own).abs(), other))
+            .collect();
         others.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for &(_, other) in others.iter().take(MATCHED) {
             matched.push(without(organism, dictionary, activity, &related, other)?);
@@ -307,7 +320,8 @@ fn mean(all: &[Without]) -> Without {
     Without { auc: of(|w| w.auc), shifted: of(|w| w.shifted), turned: of(|w| w.turned), refused: of(|w| w.refused) }
 }
 
-/// What becomes of answers (prompt and side) without a feature, of those in whose prompts it is active; nothing if there are none.
+/// What becomes of answers (prompt and side) without a feature, of those in whose prompts it is active; nothing if
+/// there are none.
 fn without(
     organism: &Organism<'_>,
     dictionary: &Arc<Dictionary>,
@@ -315,7 +329,8 @@ fn without(
     answers: &[(usize, usize)],
     feature: usize,
 ) -> Result<Without> {
-    let answers: Vec<(usize, usize)> = answers.iter().copied().filter(|(prompt, _)| activity[*prompt][feature] > 0.).collect();
+    let answers: Vec<(usize, usize)> =
+        answers.iter().copied().filter(|(prompt, _)| activity[*prompt][feature] > 0.).collect();
     if answers.is_empty() {
         return Ok(Without::default());
     }
@@ -334,8 +349,9 @@ fn without(
     Ok(Without { auc: 0.5, shifted: shifted / count, turned: turned / count, refused: refused / count })
 }
 
-/// The share of answers sent to the other side by the difference of means, and by random vectors, for each scale; and its length. The vector
-/// is made of persons of even number, and added at the last token to the prompts of the others.
+/// The share of answers sent to the other side by the difference of means, and by random vectors, for each scale; and
+/// its length. The vector is made of persons of even number, and added at the last token to the prompts of the
+/// others.
 fn steering(
     organism: &Organism<'_>,
     all: &[Matrix],
