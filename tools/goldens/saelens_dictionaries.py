@@ -7,8 +7,7 @@ and `CASE output`; its metadata `cases` has for each the directory's other files
 Usage: python tools/goldens/saelens_dictionaries.py
        python tools/goldens/saelens_dictionaries.py --check target/debug/endoscope
 The second converts every case by that binary into a new directory, which SAELens must
-load with the same outputs. Both need `pip install sae-lens==6.54.12` besides
-bench/requirements.txt.
+load with the same outputs. Both need SAELens; README.md says how it is installed.
 """
 
 import argparse
@@ -23,8 +22,8 @@ from typing import Any
 import sae_lens
 import torch
 from places import DICTIONARY
-from safetensors.torch import load_file, save_file
 from sae_lens import SAE, TrainingSAE
+from safetensors.torch import load_file, save_file
 
 GOLDENS = DICTIONARY / "saelens"
 D_IN, D_SAE, D_OUT, ROWS = 12, 40, 7, 6
@@ -160,7 +159,9 @@ def transcoders() -> Iterator[tuple[str, list[Case]]]:
         about = {**METADATA, "hook_name_out": "blocks.1.hook_mlp_out"}
         told = {"apply_b_dec_to_input": False, "d_out": D_OUT, "metadata": about}
         norms = {norm: {**told, "normalize_activations": norm} for norm in NORMS}
-        cases = [Case(norm, cfg(architecture, **norms[norm]), weights) for norm in norms]
+        cases = [
+            Case(norm, cfg(architecture, **norms[norm]), weights) for norm in norms
+        ]
         yield architecture, cases
 
 
@@ -171,7 +172,8 @@ def checkpoints() -> Iterator[tuple[str, list[Case]]]:
     training = {"k": 4.5, "topk_threshold_lr": 0.01, "decoder_init_norm": 0.1}
     levels = {**training, "matryoshka_widths": [10, D_SAE]}
     cases = []
-    for architecture, more in [("batchtopk", training), ("matryoshka_batchtopk", levels)]:
+    kinds: dict[str, Settings] = {"batchtopk": training, "matryoshka_batchtopk": levels}
+    for architecture, more in kinds.items():
         for rescaled in [True, False]:
             told: Settings = {"rescale_acts_by_decoder_norm": rescaled, **more}
             name = f"{architecture} {'rescaled' if rescaled else 'plain'}"
@@ -268,7 +270,8 @@ def check(binary: Path) -> None:
         for case in cases:
             with tempfile.TemporaryDirectory() as folder:
                 path, to = case.write(Path(folder)), Path(folder) / "converted"
-                command = [binary, "dict", "convert", path, to, "--format", "sae_lens"]
+                command = [str(binary), "dict", "convert", str(path), str(to)]
+                command += ["--format", "sae_lens"]
                 subprocess.run(command, check=True, capture_output=True)
                 found = outputs(SAE.load_from_disk(to), golden["x"])
             for name, values in zip(["latents", "output"], found, strict=True):

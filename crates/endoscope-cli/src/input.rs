@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use endoscope_causal::{Encode, Written, WrittenPair, parse_prompts};
+use endoscope_dictionary::{Dictionary, formats};
 use endoscope_models::hub::Reference;
 use endoscope_models::process::{self, Process};
 use endoscope_models::{Bos, Compute, Depth, EncodedChat, MessageSpan, Model, Precision, PromptTokens};
@@ -162,7 +164,28 @@ pub fn plan(path: &Path, prompt: Option<&PromptTokens<'_>>) -> Result<Plan> {
             serde_json::from_value(value).with_context(not_a_plan)?
         }
     };
-    Ok(plan.load(path.parent().unwrap_or(Path::new(".")))?)
+    let base = path.parent().unwrap_or(Path::new("."));
+    with_dictionaries(plan.load(base)?, base)
+}
+
+/// Opens the dictionaries whose features a plan edits; paths are relative to `base`.
+pub fn with_dictionaries(plan: Plan, base: &Path) -> Result<Plan> {
+    let mut opened: Vec<(PathBuf, Arc<Dictionary>)> = Vec::new();
+    plan.load_features(|site, edit| {
+        let path = base.join(&edit.dictionary);
+        let known = opened.iter().find(|(other, _)| *other == path).map(|(_, dictionary)| dictionary.clone());
+        let dictionary = match known {
+            Some(dictionary) => dictionary,
+            None => {
+                let dictionary = formats::open(&path).and_then(|opened| opened.dictionary(&path));
+                let dictionary = Arc::new(dictionary.with_context(|| format!("the plan's edit of {site}"))?);
+                opened.push((path, dictionary.clone()));
+                dictionary
+            }
+        };
+        edit.loaded = Some(dictionary);
+        Ok(())
+    })
 }
 
 /// Reads a prompt file, and says what was read.

@@ -8,6 +8,22 @@ const VARIABLE: &str = "RAYON_NUM_THREADS";
 /// How many threads rayon has in a process in which candle has one.
 const RAYON_ALONE: &str = "ENDOSCOPE_RAYON_THREADS";
 
+/// How many threads candle's pool for elementwise operations has, where it is not as many as rayon has.
+const CANDLE: (&str, &str) = ("CANDLE_NUM_THREADS", "1");
+
+/// The allocator keeps what is freed: a training step frees and takes the same memory again and again, and fresh pages would be
+/// a fifth of its time.
+const KEPT: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
+
+/// For training: candle's elementwise operations on one thread, because those of its pool wait for each other spinning; products and
+/// our kernels on all of rayon's. The process begins again, unless the variable was set by whoever started it.
+pub fn for_training() -> Result<()> {
+    match std::env::var(CANDLE.0) {
+        Ok(_) => Ok(()),
+        Err(_) => begin_again(&[CANDLE, KEPT]),
+    }
+}
+
 /// Computes with `threads` threads: the process begins again with the variable set, before any pool has started.
 pub fn use_only(threads: Option<u32>) -> Result<()> {
     let Some(threads) = threads.map(|threads| threads.to_string()) else { return Ok(()) };
@@ -29,7 +45,7 @@ pub fn side_by_side() -> Result<()> {
         Err(_) => {
             let set = std::env::var(VARIABLE).ok().and_then(|set| set.parse().ok()).filter(|&set: &usize| set > 0);
             let threads = set.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)?;
-            begin_again(&[(VARIABLE, "1"), (RAYON_ALONE, &threads.to_string())])
+            begin_again(&[(VARIABLE, "1"), (RAYON_ALONE, &threads.to_string()), KEPT])
         }
     }
 }

@@ -377,6 +377,18 @@ impl Weights {
         }
     }
 
+    /// For a dictionary that reads `x - shift`: the same function of `x` itself.
+    pub fn fold_input_shift(&mut self, shift: &[f32]) {
+        for latent in 0..self.encoder.rows() {
+            let read = self.encoder.row(latent).iter().zip(shift).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let read = read.sum::<f64>() as f32;
+            self.encoder_bias[latent] -= read;
+            if let Some(Magnitude { rescale, bias }) = &mut self.magnitude {
+                bias[latent] -= rescale[latent].exp() * read;
+            }
+        }
+    }
+
     /// For a dictionary trained on `factor · x`: the same function of `x` itself.
     pub fn fold_input_scale(&mut self, factor: f32) {
         self.encoder.values_mut().iter_mut().for_each(|x| *x *= factor);

@@ -27,7 +27,9 @@
 #![forbid(unsafe_code)]
 
 pub mod attribution;
+pub mod certificate;
 mod config;
+mod cross_layer;
 mod dictionary;
 mod error;
 pub mod evaluate;
@@ -38,10 +40,13 @@ mod normalization;
 mod steering;
 pub mod toy;
 pub mod training;
+mod whitening;
 
 pub use config::{Activation, Config, Normalization};
+pub use cross_layer::CrossLayerTranscoder;
 pub use dictionary::{Codes, Dictionary, Magnitude, Weights};
 pub use endoscope_kernels::sparse::SparseRows;
 pub use error::{Error, Result};
 pub use matrix::{Matrix, norm};
 pub use steering::site_width;
+pub use whitening::Whitening;

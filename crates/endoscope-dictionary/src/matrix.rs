@@ -1,15 +1,33 @@
 //! Rows of numbers: activations, and the weights of a dictionary.
 
 use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
 /// A matrix of f32, row after row.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Matrix {
     rows: usize,
     columns: usize,
     values: Vec<f32>,
+}
+
+/// A matrix as a file may hold it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl TryFrom<Unchecked> for Matrix {
+    type Error = Error;
+    fn try_from(Unchecked { rows, columns, values }: Unchecked) -> Result<Self> {
+        Self::new(rows, columns, values)
+    }
 }
 
 impl Matrix {

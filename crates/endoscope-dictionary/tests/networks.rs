@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use endoscope_dictionary::attribution::{Frozen, GraphNames, GraphSettings, Node, Transcoders, attribute, graph_json, measure, prune};
+use endoscope_dictionary::attribution::{
+    Frozen, GraphNames, GraphSettings, Node, Transcoders, attribute, graph_json, measure, prune,
+};
 use endoscope_dictionary::evaluate::loss_recovered;
 use endoscope_dictionary::features::{Gather, contexts, gather};
 use endoscope_dictionary::{Activation, Config, Dictionary, Matrix, Weights, site_width};
@@ -73,7 +75,8 @@ fn edits_of_features_do_what_they_say() {
     let dictionary = Arc::new(whole(site, width(network, site)));
     let read = |plan: Plan| network.run(&inputs, &plan.capture(Capture::new(site))).unwrap();
     let name = "blocks.0.hook_resid_post";
-    let values = |run: &endoscope_net::Run| run.captured.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let values =
+        |run: &endoscope_net::Run| run.captured.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let before = read(Plan::default());
     let none = read(Plan::default().edit(Edit::new(site, Change::Features(dictionary.edit(Vec::new())))));
     assert_eq!(values(&before), values(&none), "a change of nothing changes no bit");
@@ -81,9 +84,8 @@ fn edits_of_features_do_what_they_say() {
     assert!(values(&before).iter().zip(values(&spliced)).all(|(a, b)| (a - b).abs() < 1e-6));
 
     let change = |feature, to| vec![FeatureChange { feature, to }];
-    let edit = |to| {
-        Edit::new(site, Change::Features(dictionary.edit(change(2, to)))).at(AxisName::Position, Index::At(1))
-    };
+    let edit =
+        |to| Edit::new(site, Change::Features(dictionary.edit(change(2, to)))).at(AxisName::Position, Index::At(1));
     let d = width(network, site);
     // Dimension 2 of position 1: its positive part is feature 2, its negative part feature d + 2.
     let old = values(&before)[d + 2];
@@ -98,7 +100,8 @@ fn edits_of_features_do_what_they_say() {
             assert!((b - expected).abs() < 1e-5, "{to:?}, {at}: {b}, not {expected}");
         }
     }
-    let wrong = Plan::default().edit(Edit::new(site, Change::Features(dictionary.edit(change(9999, NewActivation::Set(1.))))));
+    let wrong =
+        Plan::default().edit(Edit::new(site, Change::Features(dictionary.edit(change(9999, NewActivation::Set(1.))))));
     assert!(network.run(&inputs, &wrong).unwrap_err().to_string().contains("no feature 9999"));
     let mut unloaded = dictionary.edit(Vec::new());
     unloaded.loaded = None;
@@ -184,14 +187,18 @@ fn every_edge_of_a_graph_is_the_measured_change() {
         let is_target = |node: &Node| matches!(node, Node::Feature(_) | Node::Logit { .. });
         let (mut checked, mut largest) = (0, 0f64);
         for (target, node) in graph.nodes.iter().enumerate().filter(|(_, node)| is_target(node)) {
-            for (source, from) in graph.nodes.iter().enumerate().filter(|(_, node)| !matches!(node, Node::Logit { .. })) {
+            for (source, from) in graph.nodes.iter().enumerate().filter(|(_, node)| !matches!(node, Node::Logit { .. }))
+            {
                 let edge = f64::from(graph.edges.row(target)[source]);
                 // All edges of some targets, and every large one.
                 if edge.abs() < 0.05 && (target * 31 + source) % 11 != 0 {
                     continue;
                 }
                 let measured = measure(network, &transcoders, &frozen, from, node).unwrap();
-                assert!((edge - measured).abs() < 1e-3 * (1. + edge.abs()), "{name}: {edge} from {from:?} to {node:?}, measured {measured}");
+                assert!(
+                    (edge - measured).abs() < 1e-3 * (1. + edge.abs()),
+                    "{name}: {edge} from {from:?} to {node:?}, measured {measured}"
+                );
                 checked += 1;
                 largest = largest.max(edge.abs());
             }

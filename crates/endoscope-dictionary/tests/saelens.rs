@@ -86,7 +86,7 @@ fn every_architecture_computes_what_saelens_computes() {
         golden.write(case, folder.path());
         let opened = open(folder.path()).unwrap_or_else(|error| panic!("{file}, {name}: {error}"));
         assert_eq!(opened.format, Format::SaeLens);
-        let found = differences(&opened.dictionary().unwrap(), golden, name);
+        let found = differences(&opened.dictionary(".").unwrap(), golden, name);
         assert!(found.iter().all(|&x| x <= TOLERANCE), "{file}, {name}: {found:?}");
     });
     assert_eq!(count, 45 + 16 + 8 + 11);
@@ -97,12 +97,12 @@ fn what_is_written_is_read_as_the_same() {
     each_case(|file, golden, case, name| {
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
         golden.write(case, folders[0].path());
-        let first = open(folders[0].path()).unwrap().dictionary().unwrap();
+        let first = open(folders[0].path()).unwrap().dictionary(".").unwrap();
         save(folders[1].path(), &first, Format::SaeLens).unwrap();
         let second = open(folders[1].path()).unwrap();
         let old = second.notes.iter().find(|note| !note.contains("expected_average_only_in"));
         assert_eq!(old, None, "{file}, {name}");
-        assert!(second.dictionary().unwrap() == first, "{file}, {name}");
+        assert!(second.dictionary(".").unwrap() == first, "{file}, {name}");
     });
 }
 
@@ -113,7 +113,7 @@ fn what_is_known_of_it_is_kept() {
     golden.write(&golden.cases["heads"], folder.path());
     let opened = open(folder.path()).unwrap();
     assert_eq!(opened.notes, ["its keys are those of SAELens before 6.0 and were brought up to date"]);
-    let dictionary = opened.dictionary().unwrap();
+    let dictionary = opened.dictionary(".").unwrap();
     let config = dictionary.config();
     assert!(config.heads_flattened && config.apply_b_dec_to_input);
     assert_eq!(config.sites, ["blocks.0.attn.hook_z"]);
@@ -168,7 +168,7 @@ fn factors_of_finetuning_are_folded() {
         match (open(folder.path()), finetuned) {
             (Ok(opened), true) => {
                 let plain = &golden.tensors["W_dec torch.float32"].to_vec2::<f32>().unwrap();
-                let dictionary = opened.dictionary().unwrap();
+                let dictionary = opened.dictionary(".").unwrap();
                 assert_eq!(dictionary.weights().decoder.row(3)[2], plain[3][2] * 1.3);
             }
             (found, _) => {

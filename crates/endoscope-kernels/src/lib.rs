@@ -26,6 +26,7 @@
 pub mod activation;
 pub mod attention;
 mod bias;
+mod cross_entropy;
 mod matrix;
 mod norm;
 mod packing;
@@ -40,6 +41,7 @@ mod tile;
 mod top_k;
 
 pub use bias::add_bias;
+pub use cross_entropy::cross_entropy;
 pub use matrix::PackedMatrix;
 pub use norm::{Centre, norm, norm_normalize, norm_scale};
 pub use packing::Precision;

@@ -55,7 +55,7 @@ pub fn softmax_row(row: &mut [f32]) {
 
 /// The largest value, minus infinity if there is none but NaN.
 #[inline(always)]
-fn largest(x: &[f32]) -> f32 {
+pub fn largest(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {

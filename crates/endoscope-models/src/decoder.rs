@@ -5,7 +5,7 @@ use endoscope_net::{Capture, Error, Frame, Inputs, Network, Plan, Prepared, Resu
 
 use crate::cache::Cache;
 use crate::ops::{Embedding, Linear};
-use crate::pass::{Memory, Pass};
+use crate::pass::{Memory, Pass, last_read};
 use crate::process::Process;
 use crate::rotary::Angles;
 use crate::sites::DecoderSites;
@@ -164,8 +164,13 @@ impl Decoder {
                 taps.push(Tap::new(prepared, frame)?);
             }
             let stream = self.embed(tokens, &mut taps)?;
+            let last = if caches.is_none() { last_read(self, &taps)? } else { None };
             let memory = caches.map_or(Memory::Own, Memory::Caches);
             let mut pass = Pass::new(self, taps, stream, memory);
+            if let Some(last) = last {
+                pass.reach(last)?;
+                return pass.stop();
+            }
             for layer in 0..self.spec.layers {
                 pass.layer(layer)?;
             }

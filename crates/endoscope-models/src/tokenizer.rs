@@ -1,6 +1,6 @@
 //! Text to token ids and back, with the beginning-of-sequence token always decided in the open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -180,6 +180,14 @@ impl Tokenizer {
             }
         }
         Ok((ids[0], ids.len() > 1))
+    }
+
+    /// The ids of the tokens that stand for no text but for its structure: those that its configuration names as beginning,
+    /// end, padding and separator. Markers of a chat are not among them, as in SAELens's `exclude_special_tokens`.
+    pub fn structural(&self) -> BTreeSet<u32> {
+        let named = ["bos_token", "eos_token", "pad_token", "sep_token"];
+        let named = named.into_iter().filter_map(|name| self.inner.token_to_id(self.templates.special_token(name)?));
+        self.bos.iter().map(|(id, _)| *id).chain(named).collect()
     }
 
     /// The text of ids, special tokens left out.

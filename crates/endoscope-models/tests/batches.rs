@@ -73,6 +73,43 @@ fn every_site_of_a_padded_row_is_that_of_the_row_alone() {
     }
 }
 
+/// Where no output is read, a run ends with the half of a layer that the last capture stands in, and captures the same.
+#[test]
+fn a_run_goes_no_further_than_what_is_read() {
+    for path in golden_models() {
+        let model = Model::open(&path).unwrap();
+        let rows = rows_of(&model, vec![vec![1, 5, 3], vec![2, 9, 9]]);
+        let ragged = rows_of(&model, vec![vec![1, 5, 3], vec![7]]);
+        for rows in [rows, ragged] {
+            let whole = run(&model, &rows, Padding::Right, &capture_everything()).unwrap();
+            let mut before = 0;
+            for site in model.sites().iter() {
+                let plan = Plan::default().capture(Capture::new(&site.name)).outputs_at(Index::List(Vec::new()));
+                let found = run(&model, &rows, Padding::Right, &plan).unwrap();
+                let name = format!("{} {}", path.display(), site.name);
+                same_bits(&name, found.captured.get(&site.name).unwrap(), whole.captured.get(&site.name).unwrap());
+                assert_eq!(found.outputs.dims(), [rows.len(), 0, model.spec().vocabulary], "{name}");
+                let work = found.work.rows();
+                assert!(work >= before && work <= whole.work.rows(), "{name}: {work} after {before}");
+                before = work;
+            }
+            assert_eq!(before, whole.work.rows(), "{}: the last site is that of all logits", path.display());
+            let tokens: u64 = rows.iter().map(|row| row.len() as u64).sum();
+            for (site, attention, mlp) in
+                [("hook_embed", 0, 0), ("resid_pre.1", 1, 1), ("z.1", 2, 1), ("mlp_out.0", 1, 1)]
+            {
+                let plan = Plan::default().capture(Capture::new(site)).outputs_at(Index::List(Vec::new()));
+                let work = run(&model, &rows, Padding::Right, &plan).unwrap().work;
+                assert_eq!(
+                    (work.attention, work.mlp, work.unembedding),
+                    (attention * tokens, mlp * tokens, 0),
+                    "{site}"
+                );
+            }
+        }
+    }
+}
+
 fn sites() -> impl Strategy<Value = (&'static str, Vec<AxisName>)> {
     use AxisName::{Batch, Dim, Head, Key, Position, Query};
     select(vec![

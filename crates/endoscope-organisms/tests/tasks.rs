@@ -31,12 +31,15 @@ const MADE: &[(&str, &str)] = &[
     ("entity_tracking", ""),
     ("entity_tracking", "boxes = 2"),
     ("entity_tracking", "form = \"assignments\""),
+    ("entity_tracking", "boxes = 4\nasked = 3"),
+    ("entity_tracking", "boxes = 3\nasked = 9\nform = \"questions\""),
     ("multiple_choice", ""),
     ("multiple_choice", "other_labels = 1.0"),
     ("indirect_object", ""),
     ("indirect_object", "names = 5"),
     ("laundry_list", ""),
     ("laundry_list", "shortest = 2\nlongest = 4\norder = \"listed\""),
+    ("laundry_list", "shortest = 2\nlongest = 5\nasked = 3"),
     ("dialogues", ""),
     ("dialogues", "form = \"plain\""),
     ("dialogues", "keys = 3\nvalues = 2\nlongest = 3\nturns = 9"),
@@ -258,6 +261,28 @@ const READ: &[(&str, &str, &[Read])] = &[
         ],
     ),
     (
+        "entity_tracking",
+        "boxes = 2\nasked = 2",
+        &[
+            ("the apple is in box F , the key is in box Q . box F contains the", "apple"),
+            ("the apple is in box F , the key is in box Q . box F contains the apple . box Q contains the", "key"),
+            ("the apple is in box F , the key is in box Q . box F contains the apple . box F contains the", "apple"),
+            ("the apple is in box F , the key is in box Q . box F contains the key . box Q contains the", ""),
+            ("the apple is in box F , the key is in box Q . box A contains the key . box Q contains the", ""),
+            ("the apple is in box F , the key is in box Q . box F contains the apple", ""),
+        ],
+    ),
+    (
+        "entity_tracking",
+        "boxes = 2\nasked = 2\nform = \"questions\"",
+        &[
+            ("the apple is in box F , the key is in box Q . what is in box Q", "key"),
+            ("the apple is in box F , the key is in box Q . what is in box Q key . what is in box F", "apple"),
+            ("the apple is in box F , the key is in box Q . what is in box Q apple . what is in box F", ""),
+            ("the apple is in box F , the key is in box Q . what is in box", ""),
+        ],
+    ),
+    (
         "multiple_choice",
         "",
         &[
@@ -318,6 +343,22 @@ const READ: &[(&str, &str, &[Read])] = &[
             ("ba la da ma ? ba la", ""),
         ],
     ),
+    (
+        "laundry_list",
+        "asked = 2",
+        &[
+            ("on the table are a pen , a cup , a key . he took the key , the pen and the", "cup"),
+            (
+                "on the table are a pen , a cup , a key . he took the key , the pen and the cup . he took the cup , the pen and the",
+                "key",
+            ),
+            (
+                "on the table are a pen , a cup , a key . he took the key , the pen and the hat . he took the cup , the pen and the",
+                "",
+            ),
+            ("on the table are a pen , a cup , a key . he took the key , the pen and the cup", ""),
+        ],
+    ),
 ];
 
 #[test]
@@ -331,6 +372,26 @@ fn the_answers_are_those_that_a_reader_would_give() {
             let found: Vec<&str> = task.right(&ids).iter().map(|&id| words[id as usize].as_str()).collect();
             assert_eq!(found.join(" "), *expect, "{name}: {prompt}");
             assert!(task.right(&ids[1..]).is_empty(), "{name}: without <bos>");
+        }
+    }
+}
+
+#[test]
+fn every_question_of_a_row_counts_and_each_asks_something_else() {
+    for (name, keys, asked) in [
+        ("entity_tracking", "boxes = 4\nasked = 3", 3),
+        ("entity_tracking", "boxes = 4\nasked = 9", 4),
+        ("entity_tracking", "boxes = 4", 1),
+        ("laundry_list", "shortest = 5\nlongest = 5\nasked = 3", 3),
+        ("laundry_list", "shortest = 3\nlongest = 3\nasked = 9", 3),
+        ("laundry_list", "", 1),
+    ] {
+        let several = task(name, &toml::from_str(keys).unwrap()).unwrap();
+        for number in 0..50 {
+            let row = several.row("train", 7, number).unwrap();
+            let answers: Vec<u32> = (0..row.tokens.len()).filter(|&at| row.mask[at]).map(|at| row.tokens[at]).collect();
+            assert_eq!(answers.len(), asked, "{name}: {keys}");
+            assert_eq!(answers.iter().collect::<BTreeSet<_>>().len(), asked, "{name}: {keys}");
         }
     }
 }

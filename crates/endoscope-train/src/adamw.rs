@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{Storage, Tensor, Var};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::recipe::TrainingRecipe;
+
+/// How many weights one task moves.
+const TASK: usize = 1 << 14;
 
 /// The optimiser and its state.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,19 +55,23 @@ impl AdamW {
         let steps = self.step as f64;
         let (bias1, bias2) = (1. - beta1.powf(steps), 1. - beta2.powf(steps));
         for (name, variable) in variables {
-            let gradient = flat(gradient_of(gradients, name, variable)?)?;
-            let mut weights = flat(variable)?;
+            let mut weights: Vec<f32> = variable.flatten_all()?.to_vec1()?;
             let decay = if decays(name, variable) { weight_decay } else { 0. };
             let Some(Moments { first, second }) = self.moments.get_mut(name) else {
                 return Err(Error::NoGradient { name: name.clone() });
             };
-            for (((w, &g), m), v) in weights.iter_mut().zip(&gradient).zip(first).zip(second) {
+            let move_one = |(((w, &g), m), v): (((&mut f32, &f32), &mut f32), &mut f32)| {
                 let g = f64::from(g) * gradient_scale;
                 *m = (beta1 * f64::from(*m) + (1. - beta1) * g) as f32;
                 *v = (beta2 * f64::from(*v) + (1. - beta2) * g * g) as f32;
                 let adam = (f64::from(*m) / bias1) / ((f64::from(*v) / bias2).sqrt() + epsilon);
                 *w = (f64::from(*w) - learning_rate * (adam + decay * f64::from(*w))) as f32;
-            }
+            };
+            with_flat(gradient_of(gradients, name, variable)?, |gradient| {
+                let weights = weights.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK));
+                let moments = first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK));
+                weights.zip(moments).for_each(|((w, g), (m, v))| w.iter_mut().zip(g).zip(m).zip(v).for_each(move_one));
+            })?;
             variable.set(&Tensor::from_vec(weights, variable.shape(), variable.device())?)?;
         }
         Ok(())
@@ -80,8 +88,8 @@ fn decays(name: &str, variable: &Var) -> bool {
 pub(crate) fn gradient_norm(variables: &BTreeMap<String, Var>, gradients: &GradStore) -> Result<f64> {
     let mut squares = 0.;
     for (name, variable) in variables {
-        let gradient = flat(gradient_of(gradients, name, variable)?)?;
-        squares += gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        let square = |gradient: &[f32]| gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        squares += with_flat(gradient_of(gradients, name, variable)?, square)?;
     }
     Ok(squares.sqrt())
 }
@@ -90,8 +98,14 @@ fn gradient_of<'a>(gradients: &'a GradStore, name: &str, variable: &Var) -> Resu
     gradients.get(variable.as_tensor()).ok_or_else(|| Error::NoGradient { name: name.to_string() })
 }
 
-fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.flatten_all()?.to_vec1()?)
+/// Calls `f` with the values in row-major order, which are copied only where they do not lie so.
+fn with_flat<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> T) -> candle_core::Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => Ok(f(&storage.as_slice::<f32>()?[start..end])),
+        _ => candle_core::bail!("only tensors on the CPU are trained"),
+    }
 }
 
 #[cfg(test)]

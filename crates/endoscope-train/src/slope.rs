@@ -31,6 +31,17 @@ pub fn slope(
     batch: &Batch,
     training: &TrainingRecipe,
 ) -> Result<Slope> {
+    // On a thread of rayon's our kernels share their rows among its siblings, which sleep while they have nothing to do; elsewhere they
+    // use candle's threads, which spin.
+    rayon::join(|| whole_slope(decoder, variables, batch, training), || ()).0
+}
+
+fn whole_slope(
+    decoder: &Decoder,
+    variables: &BTreeMap<String, Var>,
+    batch: &Batch,
+    training: &TrainingRecipe,
+) -> Result<Slope> {
     let rows = batch.tokens.len();
     let parts = rows.div_ceil(rows.div_ceil(training.accumulate.max(1)).max(1)).max(1);
     let all = targets(&training.loss.mask(batch));

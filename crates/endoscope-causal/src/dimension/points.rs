@@ -1,6 +1,7 @@
 //! Points whose dimension is estimated: what they must be, and what is measured on them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
 
 use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -38,15 +39,26 @@ impl Points {
         if let Some(at) = all.iter().position(|value| !value.is_finite()) {
             return fail(format!("number {} of point {} is {}", at % dim, at / dim, all[at]));
         }
-        let (mut seen, mut numbers, mut values) = (HashSet::new(), Vec::new(), Vec::with_capacity(all.len()));
-        for (number, point) in all.chunks(dim.max(1)).enumerate() {
+        let row = |number: usize| &all[number * dim..(number + 1) * dim];
+        let hash = |number: usize| {
+            let mut hasher = DefaultHasher::new();
             // Minus zero is zero.
-            let bits: Vec<u32> = point.iter().map(|value| (value + 0.).to_bits()).collect();
-            if seen.insert(bits) {
+            row(number).iter().for_each(|value| hasher.write_u32((value + 0.).to_bits()));
+            hasher.finish()
+        };
+        let hashes: Vec<u64> = (0..given).into_par_iter().map(hash).collect();
+        let (mut seen, mut numbers) = (HashMap::<u64, Vec<usize>>::new(), Vec::new());
+        for (number, hash) in hashes.into_iter().enumerate() {
+            let alike = seen.entry(hash).or_default();
+            if !alike.iter().any(|&other| row(other) == row(number)) {
+                alike.push(number);
                 numbers.push(number);
-                values.extend_from_slice(point);
             }
         }
+        let values = match numbers.len() == given {
+            true => all,
+            false => numbers.iter().flat_map(|&number| row(number)).copied().collect(),
+        };
         match numbers.len() {
             0..3 => {
                 fail(format!("of {given} points of dimension {dim} {} are different; it needs three", numbers.len()))

@@ -133,7 +133,7 @@ impl Capture {
 }
 
 /// Splits at commas that are not inside braces: `{q,k}.0,z.1` names two patterns.
-fn split_sites(text: &str) -> Vec<String> {
+pub fn split_sites(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut depth = 0usize;
     for character in text.chars() {

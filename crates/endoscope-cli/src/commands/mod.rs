@@ -6,8 +6,10 @@ mod bench;
 mod capture;
 mod circuit;
 mod demo;
+mod dict;
 mod dimension;
 mod generate;
+mod harvest;
 mod heads;
 mod inspect;
 mod knockout;
@@ -31,6 +33,8 @@ pub enum Command {
     Inspect(inspect::Inspect),
     /// Activations of chosen sites for prompts, as a safetensors file.
     Capture(capture::Capture),
+    /// Activations of a corpus to a folder of shards, or a harvest to another place.
+    Harvest(harvest::Harvest),
     /// Text, with a plan applied if given.
     Generate(generate::Generate),
     /// An activation-patching sweep between clean and corrupt prompts.
@@ -53,13 +57,15 @@ pub enum Command {
     Align(align::Align),
     /// Papers' methods as runnable studies: list, show, run.
     Study(study::StudyVerb),
+    /// Dictionaries: train, evaluate, read features, attribution graphs.
+    Dict(dict::DictVerb),
     /// A recipe to a model, with checkpoints.
     Train(train::Train),
     /// The whole story on the shipped organism: prediction, heads, patching, ablation and its control.
     Demo(demo::Demo),
     /// The small models of ours with known mechanisms: a list, or one written out with its prompt pairs.
     Organisms(organisms::Organisms),
-    /// A model's certificate: everything about it that can be checked, checked.
+    /// A model's certificate: everything about it that can be checked, checked. Or a dictionary's, on the activations of its model.
     Verify(verify::Verify),
     /// Timings of every kind of work, and their share of what the machine can do.
     Bench(bench::Bench),
@@ -70,6 +76,7 @@ impl Command {
         match self {
             Self::Inspect(verb) => verb.run(output),
             Self::Capture(verb) => verb.run(output),
+            Self::Harvest(verb) => verb.run(output),
             Self::Generate(verb) => verb.run(output),
             Self::Patch(verb) => verb.run(output),
             Self::Heads(verb) => verb.run(output),
@@ -81,6 +88,7 @@ impl Command {
             Self::Lens(verb) => verb.run(output),
             Self::Align(verb) => verb.run(output),
             Self::Study(verb) => verb.run(output),
+            Self::Dict(verb) => verb.run(output),
             Self::Train(verb) => verb.run(output),
             Self::Demo(verb) => verb.run(output),
             Self::Organisms(verb) => verb.run(output),

@@ -19,6 +19,7 @@ use self::battery::Battery;
 use crate::output::Output;
 use crate::progress;
 use crate::provenance::next_free;
+use crate::threads;
 
 #[derive(Debug, Args)]
 pub struct Train {
@@ -75,6 +76,7 @@ impl Train {
     }
 
     fn train(&self, recipe: &Path, battery: Option<Battery>, started: Started, output: &mut Output) -> Result<()> {
+        threads::for_training()?;
         let out = self.out.as_deref().context("--out DIR is missing")?;
         let recipe = Recipe::read(recipe)?;
         if battery.is_some() && recipe.training.checkpoints.is_none() {

@@ -1,5 +1,6 @@
-//! `endoscope verify`: a model's certificate, as a table and as a run directory. It fails if one check does.
+//! `endoscope verify`: a model's or a dictionary's certificate, as a table and as a run directory. It fails if one check does.
 
+mod dictionary;
 mod transformers;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub struct Verify {
     /// Token ids to run, separated by commas; may be given again.
     #[arg(long, value_name = "1,2,3")]
     tokens: Vec<String>,
+    #[command(flatten)]
+    dictionary: dictionary::DictionaryArguments,
     #[command(flatten)]
     bos: BosArguments,
     /// Compare every site as well: with `transformers`, which a Python with torch then runs on the same prompts; or with a
@@ -54,6 +57,11 @@ impl Verify {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let started = Started::now();
         self.check_arguments()?;
+        if self.dictionary.given() {
+            let directory = RunDirectory::create(self.out.clone().unwrap_or_else(|| next_free("verify")))?;
+            return self.dictionary.run(&self.model.model, &self.model, self.bos, &started, directory, output);
+        }
+        self.dictionary.refuse()?;
         let model = self.model.open()?;
         let prompts = self.prompts(&model, output)?;
         let directory = RunDirectory::create(self.out.clone().unwrap_or_else(|| next_free("verify")))?;
@@ -85,6 +93,12 @@ impl Verify {
     }
 
     fn check_arguments(&self) -> Result<()> {
+        let of_a_model = !self.prompt.is_empty() || !self.tokens.is_empty() || self.against.is_some();
+        if self.dictionary.given() && of_a_model {
+            bail!(
+                "--prompt, --tokens and --against are for models; a dictionary is run on --text, --token-rows or --random"
+            );
+        }
         let Some(against) = &self.against else { return Ok(()) };
         if !self.model.is_exact() {
             bail!(

@@ -32,11 +32,14 @@ impl Transcoders {
         let mut layers = Vec::new();
         for transcoder in transcoders {
             let fail = |reason: String| Err(Error::Config(reason));
-            let (Some(output), [input]) = (&transcoder.config().output_site, transcoder.config().sites.as_slice()) else {
+            let (Some(output), [input]) = (&transcoder.config().output_site, transcoder.config().sites.as_slice())
+            else {
                 return fail("attribution graphs need transcoders, which read one site and write another".into());
             };
             if transcoder.weights().skip.is_some() {
-                return fail("a skip transcoder's skip has no node; graphs of skip transcoders are not made yet".into());
+                return fail(
+                    "a skip transcoder's skip has no node; graphs of skip transcoders are not made yet".into(),
+                );
             }
             if transcoder.config().normalization != Normalization::None {
                 return fail("a transcoder that rescales its input is not linear in it".into());
@@ -48,7 +51,11 @@ impl Transcoders {
             };
             transcoder.check_site(input)?;
             if crate::site_width(output) != transcoder.d_out() {
-                return fail(format!("the transcoder writes {} dimensions, {} has others", transcoder.d_out(), output.name));
+                return fail(format!(
+                    "the transcoder writes {} dimensions, {} has others",
+                    transcoder.d_out(),
+                    output.name
+                ));
             }
             let (input, output) = (input.name.clone(), output.name.clone());
             layers.push(Layer { layer, input, output, transcoder: Arc::new(transcoder) });
@@ -99,15 +106,16 @@ impl Frozen {
         };
         let is_held = |name: &str| name.ends_with("hook_scale") || name.ends_with("hook_pattern");
         let held: Vec<String> = sites.iter().filter(|site| is_held(&site.name)).map(|site| site.name.clone()).collect();
-        if let Some(site) = sites.iter().find(|site| site.name.ends_with(".hook_mlp_out") && !transcoders.writes(&site.name)) {
+        if let Some(site) =
+            sites.iter().find(|site| site.name.ends_with(".hook_mlp_out") && !transcoders.writes(&site.name))
+        {
             return Err(Error::Config(format!(
                 "{} is not written by a transcoder: a graph needs one for each layer's MLP",
                 site.name
             )));
         }
-        let mut plan = [&embedding].into_iter().chain(&held).fold(Plan::default(), |plan, site| {
-            plan.capture(Capture::new(site))
-        });
+        let mut plan =
+            [&embedding].into_iter().chain(&held).fold(Plan::default(), |plan, site| plan.capture(Capture::new(site)));
         for layer in &transcoders.layers {
             plan = plan.capture(Capture::new(&layer.input)).capture(Capture::new(&layer.output));
         }

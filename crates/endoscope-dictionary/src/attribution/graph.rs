@@ -157,7 +157,13 @@ pub fn attribute(
 }
 
 /// What `source` adds to `target`, by running the linear network with and without it: for tests of edges, and for whoever doubts one.
-pub fn measure(network: &dyn Network, transcoders: &Transcoders, frozen: &Frozen, source: &Node, target: &Node) -> Result<f64> {
+pub fn measure(
+    network: &dyn Network,
+    transcoders: &Transcoders,
+    frozen: &Frozen,
+    source: &Node,
+    target: &Node,
+) -> Result<f64> {
     let writes = |scale: f32, vector: &[f32]| vector.iter().map(|x| -scale * x).collect::<Vec<f32>>();
     let edit = match *source {
         Node::Feature(Feature { transcoder, position, feature, activation, .. }) => {
@@ -210,8 +216,11 @@ fn active(transcoders: &Transcoders, frozen: &Frozen) -> Result<Vec<Feature>> {
 
 /// The most probable next tokens with their probabilities.
 fn chosen_logits(logits: &[f32], settings: &GraphSettings) -> Vec<(u32, f64)> {
-    let mut order: Vec<(u32, f64)> =
-        endoscope_causal::log_softmax(logits).into_iter().enumerate().map(|(token, p)| (token as u32, p.exp())).collect();
+    let mut order: Vec<(u32, f64)> = endoscope_causal::log_softmax(logits)
+        .into_iter()
+        .enumerate()
+        .map(|(token, p)| (token as u32, p.exp()))
+        .collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let mut sum = 0.;
     let enough = order.iter().position(|&(_, probability)| {
@@ -228,7 +237,11 @@ enum Target {
     /// One of the features, by its place in the list.
     Feature(usize),
     /// A feature, in the prompt or not.
-    Encoded { transcoder: usize, position: usize, feature: usize },
+    Encoded {
+        transcoder: usize,
+        position: usize,
+        feature: usize,
+    },
     Logit(u32),
 }
 
@@ -246,7 +259,9 @@ impl Target {
                 let logits = last_logits(run, row)?;
                 Ok((logits.get(token as usize)? - logits.mean_all()?)?)
             }
-            Self::Feature(_) => Err(Error::Measure("a feature of the list has no place in the prompt by itself".into())),
+            Self::Feature(_) => {
+                Err(Error::Measure("a feature of the list has no place in the prompt by itself".into()))
+            }
         }
     }
 }

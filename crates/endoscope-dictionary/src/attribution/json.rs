@@ -38,8 +38,10 @@ pub fn graph_json(graph: &Graph, pruned: &Pruned, names: &GraphNames<'_>, label:
     let id = |node: &Node| match *node {
         Node::Feature(Feature { layer, position, feature, .. }) => format!("{layer}_{feature}_{position}"),
         Node::Error { layer, position, .. } => {
-            let taken = |other: &Node| matches!(*other, Node::Feature(Feature { layer: 0, feature, position: at, .. })
-                if feature == layer && at == position);
+            let taken = |other: &Node| {
+                matches!(*other, Node::Feature(Feature { layer: 0, feature, position: at, .. })
+                if feature == layer && at == position)
+            };
             match graph.nodes.iter().any(taken) {
                 true => format!("E0_{layer}_{position}"),
                 false => format!("0_{layer}_{position}"),
@@ -52,7 +54,9 @@ pub fn graph_json(graph: &Graph, pruned: &Pruned, names: &GraphNames<'_>, label:
     let best = graph
         .nodes
         .iter()
-        .filter_map(|node| if let Node::Logit { token, probability } = node { Some((*token, *probability)) } else { None })
+        .filter_map(
+            |node| if let Node::Logit { token, probability } = node { Some((*token, *probability)) } else { None },
+        )
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .map(|(token, _)| token);
     let described = |number: usize| {

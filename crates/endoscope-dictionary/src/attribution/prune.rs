@@ -17,7 +17,12 @@ pub struct Pruned {
 
 /// How much the logits, by their `weights`, owe to each source: through rows of absolute edges that sum to 1, over paths of any
 /// length. A row is that of a feature (by its place among the sources) or of a logit, in order.
-pub(super) fn influences(rows: &[(Option<usize>, Vec<f64>)], weights: &[f64], features: usize, sources: usize) -> Vec<f64> {
+pub(super) fn influences(
+    rows: &[(Option<usize>, Vec<f64>)],
+    weights: &[f64],
+    features: usize,
+    sources: usize,
+) -> Vec<f64> {
     let mut total = vec![0f64; sources];
     let mut flow = vec![0f64; sources];
     let mut logits = weights.iter();

@@ -56,7 +56,10 @@ impl FitSums {
         let target = target.unwrap_or(input);
         if (target.rows(), target.columns()) != (output.rows(), output.columns()) {
             let (rows, columns) = (target.rows(), target.columns());
-            let reason = format!("{rows} targets of {columns} dimensions do not fit a dictionary that writes {}", output.columns());
+            let reason = format!(
+                "{rows} targets of {columns} dimensions do not fit a dictionary that writes {}",
+                output.columns()
+            );
             return Err(Error::Activations(reason));
         }
         target.check(output.columns())?;
@@ -92,7 +95,9 @@ impl FitSums {
         let rows = self.rows as f64;
         let variance = self.square - self.sum.iter().map(|sum| sum * sum).sum::<f64>() / rows;
         if variance <= 0. {
-            return Err(Error::Measure("all vectors are the same, so that none of their variance can be explained".into()));
+            return Err(Error::Measure(
+                "all vectors are the same, so that none of their variance can be explained".into(),
+            ));
         }
         let mut density_histogram = vec![0; HISTOGRAM_EDGES.len() + 1];
         for &fired in &self.fired {

@@ -44,7 +44,9 @@ impl Halves {
         let both = |rows: &[usize]| rows.iter().any(|&row| labels[row]) && rows.iter().any(|&row| !labels[row]);
         match both(scored) && both(fitted) {
             true => Ok(Self { fitted: fitted.to_vec(), scored: scored.to_vec() }),
-            false => Err(Error::Measure("both classes must be among the rows that are fitted on and those that are scored".into())),
+            false => Err(Error::Measure(
+                "both classes must be among the rows that are fitted on and those that are scored".into(),
+            )),
         }
     }
 }
@@ -66,11 +68,8 @@ pub(super) fn by_difference(latents: &SparseRows, labels: &[bool], rows: &[usize
 
 /// A logistic probe on `features`, `[rows, n]`.
 pub(super) fn fit(features: &Matrix, labels: &[bool]) -> Result<Fitted> {
-    let probe = Probe {
-        kind: ProbeKind::Logistic { l2: 1. },
-        features: Features::Standardised,
-        intercept: Intercept::Fitted,
-    };
+    let probe =
+        Probe { kind: ProbeKind::Logistic { l2: 1. }, features: Features::Standardised, intercept: Intercept::Fitted };
     let rows = features.rows();
     let tensor = Tensor::from_slice(features.values(), (rows, features.columns()), &Device::Cpu)?;
     let names = vec!["no".to_string(), "yes".to_string()];

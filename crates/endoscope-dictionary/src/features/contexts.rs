@@ -36,7 +36,8 @@ pub fn contexts(
     examples: &[(usize, Vec<Example>)],
     around: usize,
 ) -> Result<Vec<Vec<Context>>> {
-    let mut found: Vec<Vec<Option<Context>>> = examples.iter().map(|(_, examples)| vec![None; examples.len()]).collect();
+    let mut found: Vec<Vec<Option<Context>>> =
+        examples.iter().map(|(_, examples)| vec![None; examples.len()]).collect();
     let mut by_row: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
     for (number, (feature, examples)) in examples.iter().enumerate() {
         dictionary.check_feature(*feature)?;
@@ -83,10 +84,16 @@ pub struct LogitWeights {
 
 /// What a feature writes, through the unembedding `[vocabulary, d_model]` alone: norms and later layers are left out, and
 /// differences between tokens, not single values, have a meaning.
-pub fn logit_weights(dictionary: &Dictionary, feature: usize, unembedding: &Matrix, most: usize) -> Result<LogitWeights> {
+pub fn logit_weights(
+    dictionary: &Dictionary,
+    feature: usize,
+    unembedding: &Matrix,
+    most: usize,
+) -> Result<LogitWeights> {
     let direction = dictionary.direction(feature)?;
     if direction.len() != unembedding.columns() {
-        let reason = format!("it writes {} dimensions, the unembedding reads {}", direction.len(), unembedding.columns());
+        let reason =
+            format!("it writes {} dimensions, the unembedding reads {}", direction.len(), unembedding.columns());
         return Err(Error::Measure(reason));
     }
     let weights = unembedding.times_transposed(&Matrix::new(1, direction.len(), direction)?)?;

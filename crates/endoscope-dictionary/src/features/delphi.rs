@@ -83,7 +83,9 @@ pub fn read_delphi(folder: &Path) -> Result<Vec<Activation>> {
     for entry in entries {
         let path = entry.map_err(|error| Error::file(folder, error))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some((start, _)) = name.strip_suffix(".safetensors").and_then(|range| range.split_once('_')) else { continue };
+        let Some((start, _)) = name.strip_suffix(".safetensors").and_then(|range| range.split_once('_')) else {
+            continue;
+        };
         let fail = |reason: String| Error::file(&path, reason);
         let start: u32 = start.parse().map_err(|_| fail("its name is not START_END.safetensors".into()))?;
         let contents = fs::read(&path).map_err(|error| fail(error.to_string()))?;

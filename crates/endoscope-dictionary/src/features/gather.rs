@@ -87,8 +87,7 @@ pub fn gather(
     };
     let mut place = vec![u32::MAX; latents];
     wanted.iter().enumerate().for_each(|(at, &feature)| place[feature] = at as u32);
-    let mut records: Vec<Record> =
-        wanted.iter().map(|&feature| Record { feature, ..Record::default() }).collect();
+    let mut records: Vec<Record> = wanted.iter().map(|&feature| Record { feature, ..Record::default() }).collect();
     // What drawn examples are ordered by: the smallest stay.
     let mut drawn: Vec<Vec<(u64, Example)>> = vec![Vec::new(); wanted.len()];
     let (mut first, mut tokens) = (0usize, 0u64);

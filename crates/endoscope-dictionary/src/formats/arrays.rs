@@ -59,6 +59,11 @@ impl Place {
         self.shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))
     }
 
+    /// The byte after its last number; none if there is no such number, or none of its dtype.
+    pub fn end(&self) -> Option<u64> {
+        (self.span()? as u64).checked_mul(width(self.dtype)?)?.checked_add(self.start)
+    }
+
     /// How many numbers lie between its first and its last, both counted.
     fn span(&self) -> Option<usize> {
         if self.shape.contains(&0) {
@@ -82,9 +87,8 @@ impl Arrays {
                 let reason = format!("`{name}` is stored as {:?}; convert it to F32, F16 or BF16 first", place.dtype);
                 Error::file(path, reason)
             })?;
-            let ends = place.span().and_then(|span| (span as u64).checked_mul(width)?.checked_add(place.start));
             let bytes = place.count().and_then(|count| (count as u64).checked_mul(width));
-            if ends.is_none_or(|end| end > length) || bytes.is_none_or(|bytes| bytes > length) {
+            if place.end().is_none_or(|end| end > length) || bytes.is_none_or(|bytes| bytes > length) {
                 let reason = format!(
                     "it has {length} bytes, too few for `{name}` of shape {:?} from byte {} on: it is cut short or not whole",
                     place.shape, place.start

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::arrays::{Arrays, Written, write_safetensors, write_text};
 use super::settings::Settings;
+use super::within;
 use crate::config::{Activation, Config, Normalization};
 use crate::dictionary::{Dictionary, Magnitude, Weights};
 use crate::error::{Error, Result};
@@ -304,17 +305,8 @@ fn scaling_factor(directory: &Path) -> Result<Option<f32>> {
     }
 }
 
-/// An error that says which file it is in.
-fn within(path: &Path, error: Error) -> Error {
-    match error {
-        Error::File { .. } | Error::Unsupported { .. } => error,
-        other => Error::file(path, other),
-    }
-}
-
 /// Writes a directory that [`open`] reads as the same dictionary. What is there of it is replaced, each file at once.
 pub(super) fn save(directory: &Path, dictionary: &Dictionary) -> Result<()> {
-    std::fs::create_dir_all(directory).map_err(|error| Error::write(directory, error))?;
     let Weights { encoder, encoder_bias, decoder, decoder_bias, threshold, magnitude, skip } = dictionary.weights();
     let activation = dictionary.config().activation;
     let gated = activation == Activation::Gated;

@@ -6,6 +6,7 @@ use super::settings::InputScaling;
 use crate::dictionary::Weights;
 use crate::error::{Error, Result};
 use crate::matrix::{Matrix, norm};
+use crate::whitening::Whitening;
 
 /// What is done to all vectors alike before a dictionary in training sees them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -17,16 +18,8 @@ pub(crate) enum Preparation {
     /// Each input times `input`, each target times `output`.
     Scale { input: f32, output: f32 },
     /// `(x - mean) matrix`, of inputs and targets.
-    Whitening {
-        mean: Vec<f32>,
-        /// `[d, d]`, symmetric, row after row.
-        matrix: Vec<f32>,
-        inverse: Vec<f32>,
-    },
+    Whitening(Whitening),
 }
-
-/// The least share of the largest variance that a direction counts as having: others are not blown up.
-const LEAST_VARIANCE: f64 = 1e-6;
 
 impl Preparation {
     /// From a sample of what will be trained on.
@@ -39,7 +32,7 @@ impl Preparation {
             InputScaling::CovarianceWhitening if target.is_some() => {
                 Err(Error::Training("covariance_whitening is for what writes what it reads: no transcoder".into()))
             }
-            InputScaling::CovarianceWhitening => whitening(input),
+            InputScaling::CovarianceWhitening => Whitening::of(input).map(Self::Whitening),
             InputScaling::None | InputScaling::ConstantNormRescale | InputScaling::LayerNorm => Ok(Self::None),
         }
     }
@@ -54,11 +47,7 @@ impl Preparation {
                 scaled.values_mut().iter_mut().for_each(|x| *x *= factor);
                 Ok(scaled)
             }
-            Self::Whitening { mean, matrix, .. } => {
-                let mut centred = x.clone();
-                crate::dictionary::subtract(&mut centred, mean);
-                centred.times_transposed(&Matrix::new(mean.len(), mean.len(), matrix.clone())?)
-            }
+            Self::Whitening(whitening) => whitening.apply(x),
         }
     }
 
@@ -74,12 +63,10 @@ impl Preparation {
                     skip.values_mut().iter_mut().for_each(|x| *x *= input / output);
                 }
             }
-            Self::Whitening { mean, matrix, inverse } => {
+            Self::Whitening(Whitening { mean, matrix, inverse }) => {
                 let width = mean.len();
-                let matrix = Matrix::new(width, width, matrix.clone())?;
-                let inverse = Matrix::new(width, width, inverse.clone())?;
                 // Both matrices are symmetric.
-                weights.encoder = weights.encoder.times_transposed(&matrix)?;
+                weights.encoder = weights.encoder.times_transposed(matrix)?;
                 if !apply_b_dec_to_input {
                     let mean = Matrix::new(1, width, mean.clone())?;
                     let shift = weights.encoder.times_transposed(&mean)?;
@@ -91,8 +78,8 @@ impl Preparation {
                         }
                     }
                 }
-                weights.decoder = weights.decoder.times_transposed(&inverse)?;
-                let bias = Matrix::new(1, width, weights.decoder_bias.clone())?.times_transposed(&inverse)?;
+                weights.decoder = weights.decoder.times_transposed(inverse)?;
+                let bias = Matrix::new(1, width, weights.decoder_bias.clone())?.times_transposed(inverse)?;
                 weights.decoder_bias = bias.values().iter().zip(mean).map(|(b, mean)| b + mean).collect();
             }
         }
@@ -109,34 +96,6 @@ fn scale(x: &Matrix) -> Result<f32> {
     }
 }
 
-fn whitening(x: &Matrix) -> Result<Preparation> {
-    let width = x.columns();
-    if x.rows() <= width {
-        let reason = format!("a covariance of {width} dimensions needs more than {} vectors", x.rows());
-        return Err(Error::Training(reason));
-    }
-    let mean = x.mean();
-    let mut centred = x.clone();
-    crate::dictionary::subtract(&mut centred, &mean);
-    let transposed = centred.transposed();
-    let covariance = transposed.times_transposed(&transposed)?;
-    let scale = 1. / (x.rows() - 1) as f64;
-    let covariance =
-        nalgebra::DMatrix::from_row_iterator(width, width, covariance.values().iter().map(|&x| f64::from(x) * scale));
-    let eigen = nalgebra::SymmetricEigen::new(covariance);
-    let largest = eigen.eigenvalues.iter().copied().fold(0., f64::max);
-    if largest <= 0. {
-        return Err(Error::Training("the first activations do not vary".into()));
-    }
-    let power = |exponent: f64| {
-        let scales = eigen.eigenvalues.map(|value| value.max(largest * LEAST_VARIANCE).powf(exponent));
-        let scaled = &eigen.eigenvectors * nalgebra::DMatrix::from_diagonal(&scales);
-        let matrix = scaled * eigen.eigenvectors.transpose();
-        matrix.iter().map(|&x| x as f32).collect()
-    };
-    Ok(Preparation::Whitening { mean, matrix: power(-0.5), inverse: power(0.5) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,21 +105,6 @@ mod tests {
     fn sample(rows: usize, width: usize) -> Matrix {
         let values = (0..rows * width).map(|at| (((at * at + 7 * at) % 97) as f32 - 48.) / (10. + (at % width) as f32));
         Matrix::new(rows, width, values.collect()).unwrap()
-    }
-
-    #[test]
-    fn whitened_vectors_have_unit_covariance() {
-        let x = sample(400, 5);
-        let prepared = Preparation::estimate(InputScaling::CovarianceWhitening, &x, None).unwrap();
-        let white = prepared.apply(&x, false).unwrap();
-        assert!(white.mean().iter().all(|mean| mean.abs() < 1e-4));
-        let transposed = white.transposed();
-        let products = transposed.times_transposed(&transposed).unwrap();
-        for (at, value) in products.values().iter().enumerate() {
-            let expected = if at % 6 == 0 { 1. } else { 0. };
-            assert!((value / 399. - expected).abs() < 1e-2, "{at}: {value}");
-        }
-        assert!(Preparation::estimate(InputScaling::CovarianceWhitening, &sample(5, 5), None).is_err());
     }
 
     /// Folded, a dictionary gives for vectors as they are what it gave for prepared ones.
@@ -174,10 +118,8 @@ mod tests {
             decoder_bias: vec![0.2, 0.1, -0.3, 0.4],
             ..Weights::default()
         };
-        let gated = Weights {
-            magnitude: Some(Magnitude { rescale: vec![0.3; 6], bias: vec![0.2; 6] }),
-            ..weights.clone()
-        };
+        let gated =
+            Weights { magnitude: Some(Magnitude { rescale: vec![0.3; 6], bias: vec![0.2; 6] }), ..weights.clone() };
         for scaling in [InputScaling::ExpectedAverageOnlyIn, InputScaling::CovarianceWhitening] {
             for (apply_b_dec_to_input, weights) in [(true, &weights), (false, &weights), (false, &gated)] {
                 let activation = match weights.magnitude {

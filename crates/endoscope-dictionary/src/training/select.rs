@@ -155,8 +155,11 @@ impl Pool {
                         let row = (first + before + task * per_task + row) as u32;
                         let compared = |at: usize| pre[at] * scale.map_or(1., |scale| scale[at]);
                         let larger = (0..latents).map(|at| (at, compared(at))).filter(|&(_, value)| value > least);
-                        found.extend(larger.map(|(at, compared)| {
-                            Candidate { compared, row, latent: at as u32, pre: pre[at] }
+                        found.extend(larger.map(|(at, compared)| Candidate {
+                            compared,
+                            row,
+                            latent: at as u32,
+                            pre: pre[at],
                         }));
                     }
                     found

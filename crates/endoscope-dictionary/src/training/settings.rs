@@ -285,7 +285,8 @@ impl Settings {
             }
         }
         let each = matches!(self.normalization, InputScaling::ConstantNormRescale | InputScaling::LayerNorm);
-        let revived = matches!(&self.objective, Objective::TopK { dead, .. } | Objective::BatchTopK { dead, .. } if *dead > 0.);
+        let revived =
+            matches!(&self.objective, Objective::TopK { dead, .. } | Objective::BatchTopK { dead, .. } if *dead > 0.);
         need(
             !(each && revived),
             "dead latents cannot reconstruct an error in other units: set dead = 0, or another normalization".into(),
@@ -345,7 +346,8 @@ mod tests {
 
     #[test]
     fn rates_rise_stay_and_fall() {
-        let settings = Settings { learning_rate: 1., steps: 10, warmup_steps: 2, decay_steps: 4, ..Settings::default() };
+        let settings =
+            Settings { learning_rate: 1., steps: 10, warmup_steps: 2, decay_steps: 4, ..Settings::default() };
         let rates: Vec<f64> = (0..10).map(|step| settings.learning_rate_at(step)).collect();
         assert_eq!(rates, [0.5, 1., 1., 1., 1., 1., 1., 0.75, 0.5, 0.25]);
         let settings = Settings { sparsity_warmup_steps: 4, ..settings };

@@ -75,8 +75,7 @@ fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
 
 #[test]
 fn updates_are_those_of_saelens() {
-    let goldens: Vec<Golden> =
-        serde_json::from_str(include_str!("../../tests/goldens/saelens_training.json")).unwrap();
+    let goldens: Vec<Golden> = serde_json::from_str(include_str!("../../tests/goldens/saelens_training.json")).unwrap();
     assert_eq!(goldens.len(), 12);
     for golden in goldens {
         let examples = |step: usize| {
@@ -88,18 +87,23 @@ fn updates_are_those_of_saelens() {
         trainer.encoder = Parameter::new(transposed(&start("W_enc"), WIDTH));
         trainer.decoder = Parameter::new(start("W_dec"));
         trainer.decoder_bias = Parameter::new(start("b_dec"));
-        trainer.encoder_bias = Parameter::new(golden.start.get("b_enc").unwrap_or_else(|| &golden.start["b_gate"]).clone());
+        trainer.encoder_bias =
+            Parameter::new(golden.start.get("b_enc").unwrap_or_else(|| &golden.start["b_gate"]).clone());
         trainer.threshold = golden.start.get("threshold").map(|threshold| Parameter::new(threshold.clone()));
         if let Some(rescale) = golden.start.get("r_mag") {
             trainer.magnitude = Some((Parameter::new(rescale.clone()), Parameter::new(start("b_mag"))));
         }
         if golden.name.contains("topk") || golden.name == "matryoshka" {
-            [2, 5, 7].map(|latent| trainer.idle[latent] = 5000);
+            [2, 5, 7].iter().for_each(|&latent: &usize| trainer.idle[latent] = 5000);
         }
         for (step, &loss) in golden.losses.iter().enumerate() {
             let progress = trainer.update(&examples(step)).unwrap();
             let name = &golden.name;
-            assert!((progress.loss - loss).abs() < 2e-5 * loss.abs(), "{name}, {step}: {} is not {loss}", progress.loss);
+            assert!(
+                (progress.loss - loss).abs() < 2e-5 * loss.abs(),
+                "{name}, {step}: {} is not {loss}",
+                progress.loss
+            );
         }
         let mut arrays = vec![
             ("W_enc", transposed(&trainer.encoder.values, LATENTS)),
@@ -175,7 +179,10 @@ fn losses_change_as_gradients_say() {
                 };
                 let size = 1e-3;
                 let found = ((moved(size) - moved(-size)) / f64::from(2. * size)) as f32;
-                assert!((found - expected).abs() < 2e-2 * (1. + expected.abs()), "{name}[{at}]: {found}, not {expected}");
+                assert!(
+                    (found - expected).abs() < 2e-2 * (1. + expected.abs()),
+                    "{name}[{at}]: {found}, not {expected}"
+                );
             }
         }
         assert!(trainer.update(&examples).unwrap().loss < loss);
@@ -230,8 +237,8 @@ fn every_objective_finds_known_directions() {
         widths,
     };
     for (objective, settings) in [
-        (Objective::Standard { l1: 0.05 }, Settings { resample_every: Some(300), ..base.clone() }),
-        (Objective::Gated { l1: 0.05 }, Settings { unit_decoder: true, ..base.clone() }),
+        (Objective::Standard { l1: 0.3 }, Settings { resample_every: Some(300), ..base.clone() }),
+        (Objective::Gated { l1: 0.3 }, Settings { unit_decoder: true, ..base.clone() }),
         (Objective::TopK { k: 2, dead: 1., by_decoder_norm: true }, base.clone()),
         (batchtopk(Vec::new()), base.clone()),
         (batchtopk(vec![12]), base.clone()),
@@ -239,13 +246,14 @@ fn every_objective_finds_known_directions() {
     ] {
         let objective = match objective {
             Objective::JumpRelu { penalty, threshold, through_input, .. } => {
-                Objective::JumpRelu { l0: 0.03, penalty, threshold, bandwidth: 0.1, through_input }
+                Objective::JumpRelu { l0: 0.1, penalty, threshold, bandwidth: 0.1, through_input }
             }
             other => other,
         };
         let settings = Settings { objective, ..settings };
         let (sample, truth) = known(256, 0);
-        let mut trainer = Trainer::new(settings.clone(), Config::default(), &Examples { input: sample, target: None }).unwrap();
+        let mut trainer =
+            Trainer::new(settings.clone(), Config::default(), &Examples { input: sample, target: None }).unwrap();
         let before = recovered(&trainer, &truth);
         let mut last = None;
         for step in 0..settings.steps {

@@ -80,10 +80,16 @@ impl Trainer {
             return fail("there are no activations");
         }
         if is_transcoder && settings.apply_b_dec_to_input {
-            return fail("a transcoder's decoder bias is of another site than its input: set apply_b_dec_to_input = false");
+            return fail(
+                "a transcoder's decoder bias is of another site than its input: set apply_b_dec_to_input = false",
+            );
         }
-        if is_transcoder && matches!(settings.normalization, InputScaling::ConstantNormRescale | InputScaling::LayerNorm) {
-            return fail("a transcoder's target cannot be undone by its input's own scale: use expected_average_only_in");
+        if is_transcoder
+            && matches!(settings.normalization, InputScaling::ConstantNormRescale | InputScaling::LayerNorm)
+        {
+            return fail(
+                "a transcoder's target cannot be undone by its input's own scale: use expected_average_only_in",
+            );
         }
         let sites = template.sites.len().max(1);
         if d_in % sites != 0 {
@@ -183,7 +189,10 @@ impl Trainer {
         let found = loss(&model, &batch)?;
         if !found.total.is_finite() {
             let step = self.step;
-            return Err(Error::Training(format!("the loss of update {step} is {}: lower the learning rate", found.total)));
+            return Err(Error::Training(format!(
+                "the loss of update {step} is {}: lower the learning rate",
+                found.total
+            )));
         }
         let progress = self.progress(&found, &target);
         self.descend(&found, &input, &prepared)?;
@@ -287,13 +296,8 @@ impl Trainer {
     fn descend(&mut self, found: &Loss, input: &Matrix, prepared: &Matrix) -> Result<()> {
         let Settings { beta1, beta2, epsilon, unit_decoder, clip, .. } = self.settings;
         let step = AdamStep::new(self.step + 1, self.settings.learning_rate_at(self.step), (beta1, beta2), epsilon);
-        let gradients = Gradients {
-            terms: &found.terms,
-            input,
-            pull: found.pull.as_deref(),
-            blocks: self.blocks(),
-            unit_decoder,
-        };
+        let gradients =
+            Gradients { terms: &found.terms, input, pull: found.pull.as_deref(), blocks: self.blocks(), unit_decoder };
         let mut decoder_bias = found.decoder_bias.clone();
         if self.settings.apply_b_dec_to_input {
             let through = through_inputs(&found.terms, &self.encoder.values, self.d_in);
@@ -325,7 +329,9 @@ impl Trainer {
         if let (Some(threshold), Some(gradient)) = (&mut self.threshold, &found.threshold) {
             threshold.update(step, scale, gradient);
         }
-        if let (Some((rescale, bias)), Some((rescale_gradient, bias_gradient))) = (&mut self.magnitude, &found.magnitude) {
+        if let (Some((rescale, bias)), Some((rescale_gradient, bias_gradient))) =
+            (&mut self.magnitude, &found.magnitude)
+        {
             rescale.update(step, scale, rescale_gradient);
             bias.update(step, scale, bias_gradient);
         }

@@ -124,6 +124,11 @@ impl ChatTemplates {
         self.sources.keys().map(String::as_str).collect()
     }
 
+    /// A token that templates may name, such as `eos_token`, if the configuration says which it is.
+    pub(crate) fn special_token(&self, name: &str) -> Option<&str> {
+        self.special_tokens.get(name).map(String::as_str)
+    }
+
     /// The template of that name, or of that file if the name ends in `.jinja`; without one, `tool_use` for a chat with
     /// tools if there is one, else `default`, else the only one.
     pub fn choose(&self, name: Option<&str>, chat: &Chat) -> Result<ChatTemplate> {

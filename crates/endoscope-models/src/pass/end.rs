@@ -14,7 +14,19 @@ impl<'p> Pass<'p, '_> {
         self.finish_with(|tap, stream| Ok(End { tap, stream }))
     }
 
-    /// The same, with a last word on each part's rows.
+    /// Ends a pass of which no output is read, wherever it has come to: `[b, 0, read columns]` for each part.
+    pub fn stop(self) -> Result<Vec<Run>> {
+        let Self { decoder, taps, stream, work, .. } = self;
+        let ended = taps.into_taps().zip(work).map(|(tap, work)| {
+            let vocabulary = decoder.spec.vocabulary;
+            let columns = tap.output_columns(vocabulary)?.map_or(vocabulary, |columns| columns.len());
+            let outputs = Tensor::zeros((tap.frame().rows, 0, columns), stream.dtype(), stream.device())?;
+            Ok(tap.finish(outputs, work))
+        });
+        ended.collect()
+    }
+
+    /// The same as [`Pass::finish`], with a last word on each part's rows.
     pub fn finish_with(self, end: impl Fn(Tap<'p>, Tensor) -> Result<End<'p>>) -> Result<Vec<Run>> {
         let Self { decoder, taps, stream, work, .. } = self;
         let mut ends = Vec::with_capacity(work.len());
@@ -87,6 +99,18 @@ pub(crate) fn first_read(tap: &Tap, layer: usize) -> Result<Option<usize>> {
         return Ok(None);
     }
     Ok(tap.output_positions()?.and_then(|positions| positions.into_iter().min()))
+}
+
+/// The last site that is captured, where no run reads an output or anything else of the end; nothing after it is needed.
+pub(crate) fn last_read(decoder: &Decoder, taps: &Taps) -> Result<Option<SiteId>> {
+    let mut last = SiteId(0);
+    for Part { tap, .. } in taps.parts() {
+        if tap.output_positions()?.is_none_or(|positions| !positions.is_empty()) {
+            return Ok(None);
+        }
+        last = tap.plan().captured_sites().into_iter().fold(last, SiteId::max);
+    }
+    Ok((last < decoder.sites.ln_final.scale).then_some(last))
 }
 
 /// The rows of some positions of each sequence.

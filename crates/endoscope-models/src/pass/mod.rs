@@ -9,7 +9,7 @@ mod attention;
 mod end;
 mod inputs;
 
-pub(crate) use end::{End, first_read};
+pub(crate) use end::{End, first_read, last_read};
 
 use candle_core::Tensor;
 use endoscope_kernels::Centre;
@@ -83,6 +83,25 @@ impl<'p, 'm> Pass<'p, 'm> {
         self.reach_middle(layer)?;
         self.transform(layer)?;
         self.reach_end(layer)
+    }
+
+    /// Goes on to `site`, and no further than the half of a layer that it stands in.
+    pub fn reach(&mut self, site: SiteId) -> Result<()> {
+        let Some(layer) = self.decoder.sites.sites.get(site).layer else { return Ok(()) };
+        for below in 0..layer {
+            self.layer(below)?;
+        }
+        let sites = &self.decoder.sites.layers[layer];
+        if site == sites.resid_pre {
+            return self.at_stream(site);
+        }
+        self.attend(layer)?;
+        self.reach_middle(layer)?;
+        if site >= sites.mlp_input {
+            self.transform(layer)?;
+            self.reach_end(layer)?;
+        }
+        Ok(())
     }
 
     /// The attention half of a layer, up to the sum.

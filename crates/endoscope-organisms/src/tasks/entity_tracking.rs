@@ -1,6 +1,6 @@
 //! What is in the box? `<bos> the apple is in box F , the key is in box Q . box F contains the`, then `apple` (Kim and Schuster
 //! 2023, arXiv 2305.02363; Prakash et al. 2024, arXiv 2402.14811). Boxes are named in random order, so that a box and its position say
-//! nothing of each other. The same binding in another form is a list of assignments: `<bos> apple = box [ F ] ; key = box [ Q ] . box [ F ] =`.
+//! nothing of each other. After the answer another box may be asked for (`asked`). The same binding in another form is a list of assignments: `<bos> apple = box [ F ] ; key = box [ Q ] . box [ F ] =`.
 
 use rand::{Rng, RngExt};
 use serde::Deserialize;
@@ -22,24 +22,29 @@ pub const NAME: &str = "entity_tracking";
 pub struct Parameters {
     /// How many boxes, each with one object; default 7.
     pub boxes: usize,
+    /// How many of them are asked for, one after the other (all, where there are fewer); default 1.
+    pub asked: usize,
     /// How it is written; default `sentences`.
     pub form: Form,
 }
 
-/// How a scene is written. A label stands as far behind its object, and the end as far behind the question's label, in both.
+/// How a scene is written. A label stands four tokens behind its object in all; the end stands two behind the question's label in
+/// sentences and assignments, so that the label must first be carried there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// `the apple is in box F , … . box F contains the`
     #[default]
     Sentences,
+    /// `the apple is in box F , … . what is in box F`: the prompt ends with the label, as one of keys and values with the key.
+    Questions,
     /// `apple = box [ F ] ; … . box [ F ] =`
     Assignments,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { boxes: 7, form: Form::default() }
+        Self { boxes: 7, asked: 1, form: Form::default() }
     }
 }
 
@@ -50,13 +55,15 @@ pub struct EntityTracking {
     lexicon: Lexicon,
     object: Kind,
     label: Kind,
-    sentence: Template,
+    /// With one question, with two, ….
+    sentences: Vec<Template>,
 }
 
-/// What each box holds (object, label), and which is asked for.
+/// What each box holds (object, label), and which is asked for; before it, which others were asked for and answered.
 #[derive(Debug, Clone)]
 struct Scene {
     boxes: Vec<(usize, usize)>,
+    answered: Vec<usize>,
     asked: usize,
 }
 
@@ -75,21 +82,28 @@ pub struct Desiderata {
 impl EntityTracking {
     /// From the keys of `[task]`, its name left out.
     pub fn from_parameters(parameters: &Table) -> Result<Self> {
-        let Parameters { boxes, form } = read(NAME, parameters, |parameters: &Parameters, problems| {
+        let Parameters { boxes, asked, form } = read(NAME, parameters, |parameters: &Parameters, problems| {
             problems.count("boxes", parameters.boxes, 2, 26);
+            problems.count("asked", parameters.asked, 1, 1 << 16);
         })?;
         let labels = ('A'..='Z').map(String::from).collect();
         let (fact, between, question) = match form {
             Form::Sentences => ("the _ is in box _", " , ", " . box _ contains the"),
+            Form::Questions => ("the _ is in box _", " , ", " . what is in box _"),
             Form::Assignments => ("_ = box [ _ ]", " ; ", " . box [ _ ] ="),
         };
         let others = format!("{fact}{between}{question}").replace('_', "");
         let (lexicon, [object, label]) = Lexicon::new([owned(&OBJECTS), labels], &others);
         let facts = vec![fact; boxes].join(between);
-        let mut kinds = [object, label].repeat(boxes);
-        kinds.push(label);
-        let sentence = lexicon.template(&format!("{facts}{question}"), &kinds);
-        Ok(Self { boxes, lexicon, object, label, sentence })
+        let sentence = |questions: usize| {
+            let mut kinds = [object, label].repeat(boxes);
+            // Each question but the last has its answer.
+            kinds.extend([label, object].repeat(questions));
+            kinds.pop();
+            lexicon.template(&format!("{facts}{}", vec![question; questions].join(" _")), &kinds)
+        };
+        let sentences = (1..=asked.min(boxes)).map(sentence).collect();
+        Ok(Self { boxes, lexicon, object, label, sentences })
     }
 
     /// The answers by which one tells what a part of the model carries, when its activation is taken from `corrupt` and put into
@@ -105,15 +119,21 @@ impl EntityTracking {
         })
     }
 
+    /// What a prompt says; `None` if it is none, or if an answer in it is wrong.
     fn read(&self, prompt: &[u32]) -> Option<Scene> {
-        let slots = self.sentence.read(prompt)?;
-        let (&asked, facts) = slots.split_last()?;
+        let slots = self.sentences.iter().find_map(|sentence| sentence.read(prompt))?;
+        let (facts, questions) = slots.split_at(2 * self.boxes);
         let boxes: Vec<(usize, usize)> = facts.chunks_exact(2).map(|two| (two[0], two[1])).collect();
         let labels: Vec<usize> = boxes.iter().map(|each| each.1).collect();
-        let asked = labels.iter().position(|&label| label == asked)?;
-        all_different(&labels).then_some(Scene { boxes, asked })
+        let labelled = |label: usize| labels.iter().position(|&each| each == label);
+        let answers = questions.chunks_exact(2);
+        let asked = labelled(*answers.remainder().first()?)?;
+        let answered = |two: &[usize]| labelled(two[0]).filter(|&at| boxes[at].0 == two[1]);
+        let answered = answers.map(answered).collect::<Option<_>>()?;
+        all_different(&labels).then_some(Scene { boxes, answered, asked })
     }
 
+    /// With one question.
     fn drawn(&self, random: &mut dyn Rng) -> Scene {
         let labels = self.label.different(random, self.boxes);
         self.labelled(labels, random)
@@ -121,7 +141,8 @@ impl EntityTracking {
 
     fn labelled(&self, labels: Vec<usize>, random: &mut dyn Rng) -> Scene {
         let objects = self.object.different(random, self.boxes);
-        Scene { boxes: objects.into_iter().zip(labels).collect(), asked: random.random_range(0..self.boxes) }
+        let boxes = objects.into_iter().zip(labels).collect();
+        Scene { boxes, answered: Vec::new(), asked: random.random_range(0..self.boxes) }
     }
 
     /// The labels of a scene in another order.
@@ -132,8 +153,9 @@ impl EntityTracking {
 
     fn prompt(&self, scene: &Scene) -> Vec<u32> {
         let mut slots: Vec<usize> = scene.boxes.iter().flat_map(|&(object, label)| [object, label]).collect();
+        slots.extend(scene.answered.iter().map(|&at| scene.boxes[at]).flat_map(|(object, label)| [label, object]));
         slots.push(scene.boxes[scene.asked].1);
-        self.sentence.fill(&slots)
+        self.sentences[scene.answered.len()].fill(&slots)
     }
 }
 
@@ -147,13 +169,20 @@ impl Exercise for EntityTracking {
     }
 
     fn longest(&self) -> usize {
-        self.sentence.length() + 1
+        self.sentences.last().map_or(0, Template::length) + 1
     }
 
     fn row(&self, _split: &str, random: &mut dyn Rng) -> Row {
-        let prompt = self.prompt(&self.drawn(random));
+        let mut scene = self.drawn(random);
+        // The box that is drawn first is asked for last: rows with one question are the same whatever `asked` is added.
+        let others = rand::seq::index::sample(random, self.boxes - 1, self.sentences.len() - 1);
+        scene.answered = others.into_iter().map(|at| at + usize::from(at >= scene.asked)).collect();
+        let prompt = self.prompt(&scene);
         let answer = self.right(&prompt);
-        Row::new(prompt, &answer)
+        let answers = (1..self.sentences.len()).map(|questions| self.sentences[questions - 1].length());
+        let mut row = Row::new(prompt, &answer);
+        answers.for_each(|at| row.mask[at] = true);
+        row
     }
 
     fn right(&self, prompt: &[u32]) -> Vec<u32> {

@@ -12,6 +12,7 @@ macro_rules! studies {
 
 studies! {
     alpine_path_planning::AlpinePathPlanning,
+    atoms::Atoms,
     cot_circuit::CotCircuit,
     entity_tracking::EntityTracking,
     fast_sae::FastSae,

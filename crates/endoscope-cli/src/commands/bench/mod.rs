@@ -18,6 +18,7 @@ use clap::Args;
 
 use crate::input::WeightsArgument;
 use crate::output::Output;
+use crate::threads;
 use work::{Size, Work};
 
 #[derive(Debug, Args)]
@@ -47,6 +48,9 @@ impl Bench {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let directory = self.model.as_deref();
         let depth = self.weights.depth();
+        if self.work == Some(Work::Train) {
+            threads::for_training()?;
+        }
         match self.work {
             None => suite::run(directory, &self.only, self.repeats as usize, depth, output),
             Some(work) => {

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use endoscope_models::{Decoder, Family};
-use endoscope_net::{Inputs, Network, Plan};
 use endoscope_train::{
-    AdamW, Batch, ModelRecipe, Parameters, Recipe, TaskRecipe, TrainingRecipe, cross_entropy, initial_model,
+    AdamW, Batch, ModelRecipe, Parameters, Recipe, TaskRecipe, TrainingRecipe, initial_model, slope,
 };
 
 use super::cost;
@@ -61,8 +60,7 @@ fn update(
     data: &Batch,
     training: &TrainingRecipe,
 ) -> Result<()> {
-    let logits = decoder.run(&Inputs::tokens(data.tokens.clone())?, &Plan::default())?.outputs;
-    let gradients = cross_entropy(&logits, data)?.backward()?;
+    let gradients = slope(decoder, &parameters.variables, data, training)?.gradients;
     optimizer.update(&parameters.variables, &gradients, 1., training.learning_rate, training)?;
     Ok(())
 }

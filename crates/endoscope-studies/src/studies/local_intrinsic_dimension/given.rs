@@ -1,13 +1,10 @@
 //! A model that the user named: the dimension of each of its layers.
 
 use endoscope_causal::dimension::{Points, TwoNn, measure};
-use endoscope_causal::lens::repeated_rows;
 use endoscope_causal::statistics::Resampling;
-use endoscope_models::{Bos, Model};
+use endoscope_models::Model;
 use endoscope_organisms::Row;
 use endoscope_report::{Label, Section, Table, labels};
-use endoscope_train::generator;
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::tokens::{Mirrors, Tokens, dimension};
@@ -15,10 +12,9 @@ use super::{Config, ORGANISM};
 use crate::error::{Error, Result};
 use crate::finding::{Line, Test};
 use crate::lab::Lab;
+use crate::shared::{read_rows, row_length};
 use crate::study::Outcome;
 
-/// How many tokens a row has, at most.
-const LENGTH: usize = 64;
 /// How many rows are read at least.
 const FEWEST: usize = 16;
 /// How often rows are drawn again for an interval.
@@ -108,26 +104,10 @@ fn layers(model: &Model, config: &Config, seed: u64) -> Result<Vec<Layer>> {
 
 /// Enough rows of the text or of random tokens. What the first token alone makes is not measured: in many models it is unlike all else.
 fn rows(model: &Model, config: &Config, seed: u64) -> Result<Vec<Row>> {
-    let length = model.spec().context.min(LENGTH);
-    let encoded = model.tokenizer.as_ref().map(|tokenizer| tokenizer.encode("", Bos::AsConfigured));
-    let prefix = encoded.and_then(|encoded| encoded.ok()).map(|encoded| encoded.ids).unwrap_or_default();
-    if length < prefix.len() + 4 {
-        return Err(Error::Unsuitable { reason: format!("its context of {length} tokens leaves no room for rows") });
-    }
+    let (length, prefix) = row_length(model)?;
     // Twice as many as are needed if no two tokens come after the same ones; and not so few that they cannot be drawn again.
     let count = (2 * config.points.div_ceil(length - prefix.len() - 2)).max(FEWEST);
-    let mut rows = match config.text.is_empty() {
-        true => repeated_rows(model.spec().vocabulary as u32, &prefix, length, count, seed),
-        false => {
-            let io = |source| Error::Io { doing: "read the text", path: config.text.clone(), source };
-            let text = std::fs::read_to_string(&config.text).map_err(io)?;
-            let ids = model.tokenizer()?.encode(&text, Bos::Omit)?.ids;
-            let row = |ids: &[u32]| [prefix.as_slice(), ids].concat();
-            ids.chunks_exact(length - prefix.len()).map(row).collect()
-        }
-    };
-    rows.shuffle(&mut generator(seed, 1));
-    rows.truncate(count);
+    let rows = read_rows(model, &config.text, count, seed)?;
     let row = |tokens: Vec<u32>| Row { mask: (0..tokens.len()).map(|at| at > 1).collect(), tokens };
     Ok(rows.into_iter().map(row).collect())
 }
