@@ -101,7 +101,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { steps: 3000, chats: 2048, held_out: 256, latents: 256, active: 8, updates: 1500, batch: 16 }
+        Self { steps: 8000, chats: 2048, held_out: 256, latents: 256, active: 8, updates: 1500, batch: 16 }
     }
 }
 
