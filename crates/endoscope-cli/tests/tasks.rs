@@ -121,7 +121,7 @@ fn the_examples_of_the_page_are_what_is_printed() {
             printed.clear();
         }
     }
-    assert_eq!(examples, 9);
+    assert_eq!(examples, 11);
     if std::env::var_os("ENDOSCOPE_WRITE_PAGES").is_some() {
         std::fs::write(&path, &written).unwrap();
     } else {

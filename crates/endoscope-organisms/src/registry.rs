@@ -9,6 +9,7 @@ use toml::Table;
 use crate::error::{Error, Result};
 use crate::task::Task;
 use crate::tasks::count_modulo_three::{self, CountModuloThree};
+use crate::tasks::dialogues::{self, Dialogues};
 use crate::tasks::entity_tracking::{self, EntityTracking};
 use crate::tasks::indirect_object::{self, IndirectObject};
 use crate::tasks::key_value_recall::{self, KeyValueRecall};
@@ -16,6 +17,7 @@ use crate::tasks::laundry_list::{self, LaundryList};
 use crate::tasks::mixture::{self, Mixture};
 use crate::tasks::modular_addition::{self, ModularAddition};
 use crate::tasks::multiple_choice::{self, MultipleChoice};
+use crate::tasks::opinions::{self, Opinions};
 use crate::tasks::path_finding::{self, PathFinding};
 use crate::tasks::questions::{Asked, Question};
 use crate::tasks::repeated_sequences::{self, RepeatedSequences};
@@ -41,6 +43,8 @@ pub const TASKS: &[&str] = &[
     multiple_choice::NAME,
     indirect_object::NAME,
     laundry_list::NAME,
+    dialogues::NAME,
+    opinions::NAME,
 ];
 
 /// The task `name` with the other keys of `[task]`.
@@ -60,6 +64,8 @@ pub fn task(name: &str, parameters: &Table) -> Result<Box<dyn Task>> {
         multiple_choice::NAME => streamed(MultipleChoice::from_parameters(parameters)?),
         indirect_object::NAME => streamed(IndirectObject::from_parameters(parameters)?),
         laundry_list::NAME => streamed(LaundryList::from_parameters(parameters)?),
+        dialogues::NAME => streamed(Dialogues::from_parameters(parameters)?),
+        opinions::NAME => streamed(Opinions::from_parameters(parameters)?),
         _ => Err(Error::UnknownTask { name: name.to_string(), known: TASKS.join(", ") }),
     }
 }

@@ -40,6 +40,11 @@ const MADE: &[(&str, &str)] = &[
     ("laundry_list", ""),
     ("laundry_list", "shortest = 2\nlongest = 4\norder = \"listed\""),
     ("laundry_list", "shortest = 2\nlongest = 5\nasked = 3"),
+    ("dialogues", ""),
+    ("dialogues", "form = \"plain\""),
+    ("dialogues", "keys = 3\nvalues = 2\nlongest = 3\nturns = 9"),
+    ("opinions", ""),
+    ("opinions", "ground = \"shallow\"\nnames = 3\ntopics = 7\nneutral = 4\nvalues = 2\nunknown = 0.5\nseed = 5"),
 ];
 
 static ALL: LazyLock<Vec<Box<dyn Task>>> =
@@ -311,6 +316,31 @@ const READ: &[(&str, &str, &[Read])] = &[
             ("on the table are a pen , a cup , a key . he took the cup , the hat and the", ""),
             ("on the table are a pen , a cup , a key . he took the cup , the cup and the", ""),
             ("on the table are a pen , a cup , a pen . he took the cup , the pen and the", ""),
+        ],
+    ),
+    (
+        "dialogues",
+        "keys = 4\nvalues = 4\nlongest = 4",
+        &[
+            ("<system> ba la da ma <end> <user> ? ba <end> <assistant>", "la"),
+            ("<system> ba la da ma <end> <user> ? ba <end> <assistant> la", "<end>"),
+            ("<system> ba la da ma <end> <user> ? ba <end> <assistant> la <end>", ""),
+            ("<system> ba la da ma <end> <user> ? ba <end> <assistant> la <end> <user> ? da <end> <assistant>", "ma"),
+            ("<system> ba la da ma <end> <user> ? ba <end> <assistant> ma <end> <user> ? da <end> <assistant>", ""),
+            ("<system> ba la da ma <end> <user> ? ba <end> <user>", ""),
+            ("<system> ba la da ma <end> <user> ? fa <end> <assistant>", ""),
+            ("<system> ba la ba ma <end> <user> ? ba <end> <assistant>", ""),
+            ("ba la da ma ? ba", ""),
+        ],
+    ),
+    (
+        "dialogues",
+        "keys = 4\nvalues = 4\nlongest = 4\nform = \"plain\"",
+        &[
+            ("ba la da ma ? ba", "la"),
+            ("ba la da ma ? ba la ? da", "ma"),
+            ("ba la da ma ? ba ma ? da", ""),
+            ("ba la da ma ? ba la", ""),
         ],
     ),
     (

@@ -27,6 +27,7 @@ pub mod settings;
 mod shared;
 mod studies;
 mod study;
+mod vectors;
 
 pub use catalogue::{Card, Kind, paper, papers};
 pub use error::{Error, Result};

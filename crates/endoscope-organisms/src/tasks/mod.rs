@@ -1,6 +1,7 @@
 //! The tasks, one file each, and what they share.
 
 pub mod count_modulo_three;
+pub mod dialogues;
 pub mod entity_tracking;
 pub mod indirect_object;
 pub mod key_value_recall;
@@ -9,6 +10,7 @@ mod lexicon;
 pub mod mixture;
 pub mod modular_addition;
 pub mod multiple_choice;
+pub mod opinions;
 mod parameters;
 pub mod path_finding;
 pub mod questions;

@@ -15,6 +15,8 @@ studies! {
     atoms::Atoms,
     cot_circuit::CotCircuit,
     entity_tracking::EntityTracking,
+    fast_sae::FastSae,
+    ideological_depth::IdeologicalDepth,
     local_intrinsic_dimension::LocalIntrinsicDimension,
     mcq_circuit::McqCircuit,
     talking_heads::TalkingHeads,
