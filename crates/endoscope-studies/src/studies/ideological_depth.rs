@@ -67,7 +67,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { steps: 1300, values: 3, latents: 128, active: 6, updates: 800, permutations: 4000 }
+        Self { steps: 2000, values: 3, latents: 128, active: 6, updates: 1500, permutations: 4000 }
     }
 }
 
