@@ -263,11 +263,13 @@ fn counted(scores: &[Vec<f64>], truth: &[bool], permutations: usize, seed: u64) 
 }
 
 /// A feature that tells who holds a value from who does not, in prompts on topics that touch it; and how well.
+#[expect(clippy::needless_range_loop, reason = "a feature is a column of `activity`, not a row")]
 fn value_feature(world: &Opinions, activity: &[Vec<f32>], value: usize) -> Result<(usize, f64)> {
     let holds: Vec<bool> = (0..world.persons()).map(|person| world.holds(person, value)).collect();
     let topics: Vec<usize> = (0..world.topics()).filter(|&topic| world.value(topic) == value).collect();
     let mut best = (0, 0.5, 0.);
-    for feature in 0..activity.first().map_or(0, Vec::len) {
+    let features = activity.first().map_or(0, Vec::len);
+    for feature in 0..features {
         let of = |person: usize| {
             topics.iter().map(|topic| f64::from(activity[person * world.count() + topic][feature])).sum::<f64>()
         };
