@@ -218,7 +218,7 @@ impl Dictionary {
         if let Some(packed) = self.packed.get() {
             return Ok(packed);
         }
-        let packed = pack(&self.weights.encoder)?;
+        let packed = pack(self.weights.encoder.values(), self.d_in())?;
         Ok(self.packed.get_or_init(|| packed))
     }
 
@@ -285,11 +285,11 @@ pub(crate) fn blocks(rows: usize, latents: usize) -> impl Iterator<Item = std::o
     (0..rows).step_by(height).map(move |start| start..(start + height).min(rows))
 }
 
-pub(crate) fn pack(encoder: &Matrix) -> Result<PackedMatrix> {
-    let inner = encoder.columns();
-    let part = std::iter::once(0..encoder.rows()).collect::<Vec<_>>();
+/// The encoder `[latents, inner]` as products read it.
+pub(crate) fn pack(encoder: &[f32], inner: usize) -> Result<PackedMatrix> {
+    let part = std::iter::once(0..encoder.len() / inner.max(1)).collect::<Vec<_>>();
     let read = |range: std::ops::Range<usize>, into: &mut [f32]| {
-        into.copy_from_slice(&encoder.values()[range.start * inner..range.end * inner]);
+        into.copy_from_slice(&encoder[range.start * inner..range.end * inner]);
         Ok::<(), Error>(())
     };
     let mut packed = PackedMatrix::read_columns(inner, &[part], Precision::F32, read)?;

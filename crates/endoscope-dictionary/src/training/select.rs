@@ -219,7 +219,7 @@ mod tests {
             let input = Matrix::new(rows, latents, values.clone()).unwrap();
             let scale = scaled.then_some(scale.as_slice());
             let wanted = Wanted::LargestOfAll { k, scale };
-            let found = select(&input, &pack(&eye).unwrap(), &vec![0.; latents], &wanted, None).unwrap().main;
+            let found = select(&input, &pack(eye.values(), latents).unwrap(), &vec![0.; latents], &wanted, None).unwrap().main;
             let mut all: Vec<(f32, usize)> = (0..values.len())
                 .map(|at| (values[at] * scale.map_or(1., |scale| scale[at % latents]), at))
                 .filter(|&(value, _)| value > 0.)

@@ -171,7 +171,7 @@ impl Trainer {
         }
         let skip = self.skip_of(&prepared)?;
         let batch = Batch { input: &input, target: &target, rescaled: rescaled.as_deref(), skip: skip.as_ref() };
-        let packed = pack(&self.encoder_matrix()?)?;
+        let packed = pack(&self.encoder.values, self.d_in)?;
         let lengths = self.lengths();
         let dead = self.dead();
         let model = Model {

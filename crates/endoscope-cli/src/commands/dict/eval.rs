@@ -39,9 +39,7 @@ impl Evaluate {
         let started = Started::now();
         let model = self.source.model.open()?;
         let dictionary = open_one(&self.dictionary)?;
-        let mut rows = self.source.read_rows(&model)?;
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-        rows.retain(|row| row.len() == longest);
+        let rows = self.source.read_equal_rows(&model)?;
         let directory = RunDirectory::create(self.out.clone().unwrap_or_else(|| next_free("dict-eval")))?;
         let mut stream = NetworkStream::new(&model.decoder, dictionary.config(), &rows)?;
         stream.sequential = true;

@@ -26,6 +26,14 @@ pub struct ModelSource {
 }
 
 impl ModelSource {
+    /// The rows that are as long as the longest: a last one that is shorter would have vectors of other positions.
+    pub fn read_equal_rows(&self, model: &Model) -> Result<Vec<Vec<u32>>> {
+        let mut rows = self.read_rows(model)?;
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        rows.retain(|row| row.len() == longest);
+        Ok(rows)
+    }
+
     /// The rows of tokens.
     pub fn read_rows(&self, model: &Model) -> Result<Vec<Vec<u32>>> {
         if !self.rows.given() {

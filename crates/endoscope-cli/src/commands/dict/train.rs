@@ -78,11 +78,7 @@ impl TrainDictionary {
                 &mut from_harvest
             }
             None => {
-                let mut read = self.source.read_rows(&model)?;
-                // A last row that is shorter would have vectors of other positions.
-                let longest = read.iter().map(Vec::len).max().unwrap_or(0);
-                read.retain(|row| row.len() == longest);
-                rows = read;
+                rows = self.source.read_equal_rows(&model)?;
                 from_network = NetworkStream::new(&model.decoder, &template, &rows)?;
                 from_network.seed = self.source.seed;
                 &mut from_network
