@@ -11,9 +11,11 @@ use endoscope_dictionary::attribution::{
 };
 use endoscope_dictionary::evaluate::loss_recovered;
 use endoscope_dictionary::features::{Gather, contexts, gather};
-use endoscope_dictionary::{Activation, Config, Dictionary, Matrix, Weights, site_width};
+use endoscope_dictionary::{Activation, Config, Dictionary, Matrix, Normalization, Weights, site_width};
 use endoscope_models::Model;
-use endoscope_net::{AxisName, Capture, Change, Edit, FeatureChange, Index, Inputs, Network, NewActivation, Plan};
+use endoscope_net::{
+    AxisName, Capture, Change, Edit, FeatureChange, Features, Index, Inputs, Network, NewActivation, Plan,
+};
 
 fn model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../endoscope-models/tests/goldens").join(name);
@@ -252,4 +254,18 @@ fn what_a_graph_cannot_be_made_of_is_refused() {
     assert!(Transcoders::new(network, twice).unwrap_err().to_string().contains("two transcoders"));
     let autoencoder = whole("resid_post.0", width(network, "resid_post.0"));
     assert!(Transcoders::new(network, vec![autoencoder]).is_err());
+}
+
+/// A dictionary that rescales its inputs writes in its own units: an edit is brought back to the vector's.
+#[test]
+fn edits_of_rescaled_vectors_are_in_the_vectors_own_units() {
+    let (_, weights) = whole("resid_post.0", 3).into_parts();
+    let config = Config { normalization: Normalization::ConstantNormRescale, ..Config::default() };
+    let dictionary = Arc::new(Dictionary::new(config, weights).unwrap());
+    // Of length 6, brought to the length √3.
+    let x = Matrix::new(1, 3, vec![4., 2., -4.]).unwrap().tensor().unwrap();
+    let edit = dictionary.edit(vec![FeatureChange { feature: 1, to: NewActivation::Add(1.) }]);
+    let after = Matrix::from_tensor(&Features::edited(dictionary.as_ref(), &x, &edit).unwrap()).unwrap();
+    let unit = 6. / 3f32.sqrt();
+    assert!((after.values()[1] - (2. + unit)).abs() < 1e-5 && after.values()[0] == 4., "{after:?}");
 }
