@@ -22,6 +22,7 @@
 
 mod nearest;
 mod points;
+mod shadow;
 mod sites;
 mod two_nn;
 

@@ -5,14 +5,15 @@
 //! `n u / (1 - n u) |a| |b|` with `u = 2^-24` (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1).
 //! Whatever may be among the nearest within this bound is computed again from the points themselves in f64, so that rounding
 //! decides nothing: bad conditions cost time only.
+//!
+//! Once some neighbours of each point are known, most products need not be computed: [`Shadow`] tells which.
 
-use std::sync::Arc;
+use std::ops::Range;
 
-use candle_core::{Device, Storage, Tensor};
-use endoscope_kernels::{PackedMatrix, Precision};
 use rayon::prelude::*;
 
 use super::fail;
+use super::shadow::{Shadow, columns};
 use crate::error::Result;
 
 /// Points whose products with all that follow are computed at once: they stay packed in a second-level cache.
@@ -24,8 +25,12 @@ const ROWS: usize = 2048;
 /// Points that are compared with limits at once: nearly always none of them is near enough.
 const GROUP: usize = 32;
 
+/// Of how many pairs one may be near for shadows to be used: what they leave is computed pair by pair, several times slower than in
+/// a block.
+const PAIRS_FOR_ONE: usize = 24;
+
 /// Half the distance from 1 to the next f32.
-const ROUNDING: f32 = f32::EPSILON / 2.;
+pub(super) const ROUNDING: f32 = f32::EPSILON / 2.;
 
 /// Another point, and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,14 +47,25 @@ pub(super) fn each_nearest<T: Send>(
     count: usize,
     of: impl Fn(&[Neighbour]) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    blocked(points, dim, count, [STRIPE, ROWS], of)
+    // A shadow's numbers must be few beside the point's.
+    let block = Block { stripe: STRIPE, rows: ROWS, directions: (dim / 8).min(64) };
+    blocked(points, dim, count, block, of)
+}
+
+/// In what pieces the work is done.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    stripe: usize,
+    rows: usize,
+    /// Of the shadows; with none there are no shadows.
+    directions: usize,
 }
 
 fn blocked<T: Send>(
     points: &[f32],
     dim: usize,
     count: usize,
-    [stripe, rows]: [usize; 2],
+    block: Block,
     of: impl Fn(&[Neighbour]) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let all = points.len() / dim.max(1);
@@ -57,40 +73,30 @@ fn blocked<T: Send>(
     if count == 0 || all <= count || terms >= 0.5 {
         return fail(format!("{all} points of dimension {dim} have no {count} neighbours that can be told apart"));
     }
-    let (cloud, scaled) = Cloud::new(points, dim, count, terms);
-    let scaled = Tensor::from_vec(scaled, (all, dim), &Device::Cpu)?;
+    let cloud = Cloud::new(points, dim, count, terms);
+    let mut shadow = None;
     let mut near = vec![Near::default(); all];
-    for start in (0..all).step_by(stripe) {
-        let end = (start + stripe).min(all);
-        let columns = scaled.narrow(0, start, end - start)?.t()?;
-        let columns = Arc::new(PackedMatrix::from_tensor(&columns, Precision::F32)?);
-        // Those of the stripe itself, then all that follow it.
-        let tops = std::iter::once(start).chain((end..all).step_by(rows));
-        for top in tops {
-            let bottom = if top == start { end } else { (top + rows).min(all) };
-            let product = columns.product(&scaled.narrow(0, top, bottom - top)?, None, None)?;
-            let (storage, _) = product.storage_and_layout();
-            let Storage::Cpu(storage) = &*storage else { return fail("a product on the CPU is elsewhere") };
-            let products = storage.as_slice::<f32>()?;
-            let of_rows = near[top..bottom].par_iter_mut().zip(products.par_chunks(end - start));
-            of_rows.enumerate().for_each(|(at, (near, products))| {
-                for (group, products) in products.chunks(GROUP).enumerate() {
-                    cloud.compare(near, top + at, start + group * GROUP, products);
-                }
-            });
-            if top > start {
-                let of_columns = near[start..end].par_chunks_mut(GROUP).enumerate();
-                of_columns.for_each(|(group, near)| {
-                    let rows = products.chunks_exact(end - start).map(|products| &products[group * GROUP..]);
-                    cloud.compare_all(near, start + group * GROUP, rows.enumerate().map(|(at, row)| (top + at, row)));
-                });
-            }
+    for start in (0..all).step_by(block.stripe) {
+        let end = (start + block.stripe).min(all);
+        if start == block.stripe && block.directions > 0 {
+            shadow = Some(Shadow::new(&cloud.scaled, dim, &cloud.norms, block.directions)?);
         }
+        cloud.compare_with(&mut near, [start, end], start..end)?;
+        for top in (end..all).step_by(block.rows) {
+            let bottom = (top + block.rows).min(all);
+            if let Some(shadow) = &shadow
+                && let Some(pairs) = cloud.from_shadows(shadow, &near, [start, end], top..bottom)?
+            {
+                cloud.add_pairs(&mut near, top, &pairs);
+                continue;
+            }
+            shadow = None;
+            cloud.compare_with(&mut near, [start, end], top..bottom)?;
+        }
+        // What is far is left out now: the next shadows are held against nearer limits.
+        near.par_iter_mut().enumerate().for_each(|(row, near)| cloud.narrow(near, row));
     }
-    let settled = near.par_iter_mut().enumerate().map(|(row, near)| {
-        cloud.narrow(near, row);
-        of(&cloud.settle(near, row))
-    });
+    let settled = near.par_iter().enumerate().map(|(row, near)| of(&cloud.settle(near, row)));
     settled.collect()
 }
 
@@ -114,6 +120,8 @@ struct Cloud<'a> {
     points: &'a [f32],
     dim: usize,
     count: usize,
+    /// From their mean, the farthest at distance 1, which rounds least. Distances keep their order.
+    scaled: Vec<f32>,
     /// The share of `|a|² + |b|²` that a squared distance may be off by.
     bound: f32,
     /// By what squared distances of the scaled points are smaller.
@@ -125,8 +133,7 @@ struct Cloud<'a> {
 }
 
 impl<'a> Cloud<'a> {
-    /// Also the scaled points: from their mean, the farthest at distance 1, which rounds least. Distances keep their order.
-    fn new(points: &'a [f32], dim: usize, count: usize, terms: f32) -> (Self, Vec<f32>) {
+    fn new(points: &'a [f32], dim: usize, count: usize, terms: f32) -> Self {
         // The other roundings (of the points, of norms and of their sum with the product) are below eight more terms.
         let bound = terms / (1. - terms);
         let mut mean = vec![0f64; dim];
@@ -147,7 +154,66 @@ impl<'a> Cloud<'a> {
         let shrunk = scale * scale;
         let norms: Vec<f32> = norms.into_iter().map(|norm| (norm * shrunk) as f32).collect();
         let (lows, highs) = norms.iter().map(|norm| (norm * (1. - bound), norm * (1. + bound))).unzip();
-        (Self { points, dim, count, bound, shrunk, norms, lows, highs }, scaled)
+        Self { points, dim, count, scaled, bound, shrunk, norms, lows, highs }
+    }
+
+    fn of(&self, points: Range<usize>) -> &[f32] {
+        &self.scaled[points.start * self.dim..points.end * self.dim]
+    }
+
+    /// Compares the points from `start` to below `end` with `rows`, which are the same or others.
+    fn compare_with(&self, near: &mut [Near], [start, end]: [usize; 2], rows: Range<usize>) -> Result<()> {
+        let width = end - start;
+        let products =
+            columns(self.of(start..end), self.dim).product_of_rows(self.of(rows.clone()), &vec![0.; width])?;
+        let of_rows = near[rows.clone()].par_iter_mut().zip(products.par_chunks(width)).enumerate();
+        of_rows.for_each(|(at, (near, products))| {
+            for (group, products) in products.chunks(GROUP).enumerate() {
+                self.compare(near, rows.start + at, start + group * GROUP, products);
+            }
+        });
+        if rows.start > start {
+            let of_columns = near[start..end].par_chunks_mut(GROUP).enumerate();
+            of_columns.for_each(|(group, near)| {
+                let parts = products.chunks_exact(width).map(|products| &products[group * GROUP..]);
+                let parts = parts.enumerate().map(|(at, products)| (rows.start + at, products));
+                self.compare_all(near, start + group * GROUP, parts);
+            });
+        }
+        Ok(())
+    }
+
+    /// Of each of `rows` the points from `start` to below `end` that may be near it, or it near them, with their products;
+    /// nothing where they are too many.
+    fn from_shadows(
+        &self,
+        shadow: &Shadow,
+        near: &[Near],
+        stripe: [usize; 2],
+        rows: Range<usize>,
+    ) -> Result<Option<Vec<Vec<(usize, f32)>>>> {
+        let reach =
+            |range: Range<usize>| -> Vec<f32> { range.map(|point| near[point].limit + self.lows[point]).collect() };
+        let [start, end] = stripe;
+        let found = shadow.near(rows.clone(), start..end, &reach(rows.clone()), &reach(start..end))?;
+        if found.iter().map(Vec::len).sum::<usize>() * PAIRS_FOR_ONE > rows.len() * (end - start) {
+            return Ok(None);
+        }
+        let products = |(at, points): (usize, Vec<usize>)| {
+            let row = self.of(rows.start + at..rows.start + at + 1);
+            points.into_iter().map(|point| (point, product(row, self.of(point..point + 1)))).collect()
+        };
+        Ok(Some(found.into_par_iter().enumerate().map(products).collect()))
+    }
+
+    /// Adds pairs with their products: of the point `top` and of each that follows.
+    fn add_pairs(&self, near: &mut [Near], top: usize, pairs: &[Vec<(usize, f32)>]) {
+        for (at, pairs) in pairs.iter().enumerate() {
+            for &(point, product) in pairs {
+                self.add(&mut near[top + at], top + at, point, product);
+                self.add(&mut near[point], point, top + at, product);
+            }
+        }
     }
 
     /// The points from `first` on, given their products with `row`.
@@ -202,6 +268,9 @@ impl<'a> Cloud<'a> {
 
     /// Leaves out those that are farther than `count` others, whatever rounding did.
     fn narrow(&self, near: &mut Near, row: usize) {
+        if near.found.len() < self.count {
+            return;
+        }
         // Squared distances without |row|², which all have in common; they are off by `bound (|row|² + |point|²)` at most, and what
         // underflows is smaller than f32's smallest normal number.
         let high = |&(point, product): &(usize, f32)| self.highs[point] - 2. * product;
@@ -225,6 +294,20 @@ impl<'a> Cloud<'a> {
         nearest.truncate(self.count);
         nearest
     }
+}
+
+/// In f32.
+fn product(a: &[f32], b: &[f32]) -> f32 {
+    const WIDTH: usize = 64;
+    let (a, rest_a) = a.as_chunks::<WIDTH>();
+    let (b, rest_b) = b.as_chunks::<WIDTH>();
+    let mut sums = [0f32; WIDTH];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..WIDTH {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// In f64, from the points themselves.
@@ -263,7 +346,7 @@ mod tests {
             .collect()
     }
 
-    fn found(points: &[f32], dim: usize, count: usize, block: [usize; 2]) -> Vec<Vec<usize>> {
+    fn found(points: &[f32], dim: usize, count: usize, block: Block) -> Vec<Vec<usize>> {
         let points_of = |near: &[Neighbour]| Ok(near.iter().map(|near| near.point).collect::<Vec<usize>>());
         blocked(points, dim, count, block, points_of).unwrap()
     }
@@ -276,15 +359,16 @@ mod tests {
                 (Just(dim), proptest::collection::vec(point, 4..40))
             }),
             count in 1usize..4,
-            block in [1usize..40, 1usize..40],
+            block in [1usize..40, 1usize..40, 0usize..8],
             scale in prop_oneof![Just(1e-30f32), Just(1e-3), Just(1.), Just(1e37)],
             // Far from the origin and from each other f32 products alone would choose wrongly.
             far in prop_oneof![Just(0f32), Just(1e4)],
         ) {
             let (dim, points) = points;
+            let [stripe, rows, directions] = block;
             let place = |(at, value): (usize, f32)| (value + if at % (3 * dim) < dim { far } else { 0. }) * scale.min(1e33);
             let points: Vec<f32> = points.concat().into_iter().enumerate().map(place).collect();
-            prop_assert_eq!(found(&points, dim, count, block), by_hand(&points, dim, count));
+            prop_assert_eq!(found(&points, dim, count, Block { stripe, rows, directions }), by_hand(&points, dim, count));
         }
     }
 
@@ -297,7 +381,36 @@ mod tests {
                 [if at % 2 == 0 { 0. } else { 1e3 } + within(31), within(17), within(53)]
             })
             .collect();
-        assert_eq!(found(&points, 3, 5, [STRIPE, ROWS]), by_hand(&points, 3, 5));
+        assert_eq!(found(&points, 3, 5, Block { stripe: STRIPE, rows: ROWS, directions: 0 }), by_hand(&points, 3, 5));
+    }
+
+    #[test]
+    fn shadows_of_points_near_a_plane_leave_out_most_pairs_and_no_neighbour() {
+        // Two directions, and a tenth of that in the other 38.
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        let points: Vec<f32> = (0..900)
+            .flat_map(|_| {
+                let (x, y) = (next(), next());
+                (0..40)
+                    .map(|at| x * (at as f32).sin() + y * (at as f32 / 2.).cos() + 0.01 * next())
+                    .collect::<Vec<f32>>()
+            })
+            .collect();
+        let block = Block { stripe: 100, rows: 300, directions: 3 };
+        assert_eq!(found(&points, 40, 3, block), by_hand(&points, 40, 3));
+        let cloud = Cloud::new(&points, 40, 3, 48. * ROUNDING);
+        let shadow = Shadow::new(&cloud.scaled, 40, &cloud.norms, 3).unwrap();
+        let mut near = vec![Near::default(); 900];
+        let none = cloud.from_shadows(&shadow, &near, [0, 100], 100..400).unwrap();
+        assert!(none.is_none(), "before anything is known every pair may be near");
+        cloud.compare_with(&mut near, [0, 100], 100..400).unwrap();
+        cloud.compare_with(&mut near, [0, 100], 0..100).unwrap();
+        near[..400].iter_mut().enumerate().for_each(|(row, near)| cloud.narrow(near, row));
+        assert!(cloud.from_shadows(&shadow, &near, [100, 200], 200..400).unwrap().is_some());
     }
 
     #[test]
