@@ -1,7 +1,7 @@
 """Dictionaries of known features: SAELens and Endoscope on the same vectors.
 
-Usage: PYTHON bench/dictionary_quality.py [--steps 3000], where PYTHON has sae-lens 6.54
-and torch (see tools/goldens/README.md).
+Usage: PYTHON bench/dictionary_quality.py [--steps 2000] [--seeds 5], where PYTHON has
+sae-lens 6.54 and torch (see tools/goldens/README.md).
 
 Before it: cargo build --release -p endoscope-cli -p endoscope-dictionary --examples
 
@@ -10,12 +10,14 @@ that come together), and trees whose children come only with their parent. Both 
 each architecture on the same vectors, in the same order, with the same settings and
 number of updates; their start is drawn anew by each. Measured by one program on fresh
 vectors: FVU, L0, the mean over the true directions of the largest cosine with a decoder
-row (MMCS), and the share of true directions found above 0.9. For architectures whose L0
-is not fixed, coefficients are swept on both sides, to be compared at the nearest L0.
+row (MMCS), and the share of true directions found above 0.9. Seeds draw other vectors
+and other starts. Prints a line for each run, then a table: means over seeds, and the
+mean over seeds of the ratio of FVUs with its least and largest.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -40,6 +42,7 @@ from safetensors.numpy import load_file, save_file
 
 WIDTH, FEATURES, ACTIVE, LATENTS, BATCH, RATE = 64, 256, 5.0, 512, 512, 1e-3
 DEAD = 300
+KINDS = ("independent", "correlated", "hierarchical")
 Arrays = dict[str, np.ndarray]
 
 
@@ -96,7 +99,7 @@ CASES: dict[str, list[tuple[dict[str, Any], type, type, dict[str, Any]]]] = {
             StandardTrainingSAEConfig,
             {"l1_coefficient": l1},
         )
-        for l1 in (0.05, 0.1, 0.2)
+        for l1 in (0.3, 1.0)
     ],
     "gated": [
         (
@@ -105,7 +108,7 @@ CASES: dict[str, list[tuple[dict[str, Any], type, type, dict[str, Any]]]] = {
             GatedTrainingSAEConfig,
             {"l1_coefficient": l1},
         )
-        for l1 in (0.05, 0.1, 0.2)
+        for l1 in (0.3, 1.0)
     ],
     "jumprelu": [
         (
@@ -114,16 +117,21 @@ CASES: dict[str, list[tuple[dict[str, Any], type, type, dict[str, Any]]]] = {
             JumpReLUTrainingSAEConfig,
             {"l0_coefficient": l0, "jumprelu_ste_to_input": True},
         )
-        for l0 in (0.02, 0.05, 0.1)
+        for l0 in (0.001, 0.003, 0.01)
     ],
 }
 
 
 def theirs(
-    kind: type, config: type, options: dict[str, Any], data: np.ndarray, steps: int
+    kind: type,
+    config: type,
+    options: dict[str, Any],
+    data: np.ndarray,
+    steps: int,
+    seed: int,
 ) -> Arrays:
     """The arrays of SAELens's dictionary, as it saves them for use."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     sae = kind(config(d_in=WIDTH, d_sae=LATENTS, **options))
     optimizer = torch.optim.Adam(sae.parameters(), lr=RATE)
     sparse = {
@@ -157,7 +165,12 @@ def theirs(
 
 
 def ours(
-    binary: str, objective: dict[str, Any], data: Path, steps: int, scratch: Path
+    binary: str,
+    objective: dict[str, Any],
+    data: Path,
+    steps: int,
+    scratch: Path,
+    seed: int,
 ) -> Arrays:
     """The arrays of our dictionary."""
     settings = {
@@ -168,7 +181,7 @@ def ours(
         "learning_rate": RATE,
         "decay_steps": steps // 5,
         "dead_after_steps": DEAD,
-        "seed": 1,
+        "seed": seed,
     }
     file, out = scratch / "settings.json", scratch / "out.safetensors"
     file.write_text(json.dumps(settings))
@@ -208,37 +221,78 @@ def measured(arrays: Arrays, name: str, x: np.ndarray) -> dict[str, float]:
     }
 
 
+def compared(
+    arguments: argparse.Namespace, kind: str, seed: int
+) -> list[dict[str, Any]]:
+    """Both programs' dictionaries on vectors of one kind and one seed."""
+    steps = arguments.steps
+    data = vectors(kind, BATCH * min(steps, 1000), 2 * seed + 1)
+    fresh = vectors(kind, 20_000, 2 * seed + 2)
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        file = scratch / "vectors.safetensors"
+        save_file({"activations": data}, file)
+        for name, cases in CASES.items():
+            if arguments.only not in (None, name):
+                continue
+            for objective, sae, config, options in cases:
+                their = theirs(sae, config, options, data, steps, seed)
+                our = ours(arguments.binary, objective, file, steps, scratch, seed)
+                line = {
+                    "data": kind,
+                    "objective": objective,
+                    "seed": seed,
+                    "saelens": measured(their, name, fresh),
+                    "endoscope": measured(our, name, fresh),
+                }
+                print(json.dumps(line), flush=True)
+                lines.append(line)
+    return lines
+
+
+def table(lines: list[dict[str, Any]]) -> None:
+    """Prints means over seeds, SAELens / ours, and ratios of FVUs."""
+    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        case = line["data"], json.dumps(line["objective"])
+        cases.setdefault(case, []).append(line)
+    print("\n| data | objective | FVU | ratio | L0 | MMCS | recovered |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for (kind, objective), runs in cases.items():
+        cells = []
+        for name in ("fvu", "l0", "mmcs", "recovered"):
+            means = [
+                float(np.mean([run[side][name] for run in runs]))
+                for side in ("saelens", "endoscope")
+            ]
+            cells.append(f"{means[0]:.3g} / {means[1]:.3g}")
+            if name == "fvu":
+                ratios = [
+                    run["endoscope"]["fvu"] / run["saelens"]["fvu"] for run in runs
+                ]
+                least, largest = min(ratios), max(ratios)
+                cells.append(f"{np.mean(ratios):.3f} ({least:.3f} to {largest:.3f})")
+        print(f"| {kind} | {objective} | {' | '.join(cells)} |")
+
+
 def main() -> None:
-    """Prints a line for each case."""
+    """Prints a line for each run, and a table of all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", default="target/release/examples/train_on")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", choices=list(CASES))
+    parser.add_argument("--data", choices=KINDS)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    for kind in ("independent", "correlated", "hierarchical"):
-        data = vectors(kind, BATCH * min(arguments.steps, 1000), 1)
-        fresh = vectors(kind, 20_000, 2)
-        with tempfile.TemporaryDirectory() as folder:
-            scratch = Path(folder)
-            file = scratch / "vectors.safetensors"
-            save_file({"activations": data}, file)
-            for name, cases in CASES.items():
-                if arguments.only not in (None, name):
-                    continue
-                for objective, sae, config, options in cases:
-                    their = theirs(sae, config, options, data, arguments.steps)
-                    our = ours(
-                        arguments.binary, objective, file, arguments.steps, scratch
-                    )
-                    line = {
-                        "data": kind,
-                        "objective": objective,
-                        "saelens": measured(their, name, fresh),
-                        "endoscope": measured(our, name, fresh),
-                    }
-                    print(json.dumps(line), flush=True)
+    os.environ["RAYON_NUM_THREADS"] = str(arguments.threads)
+    lines = []
+    for kind in [arguments.data] if arguments.data else KINDS:
+        for seed in range(arguments.seeds):
+            lines += compared(arguments, kind, seed)
+    table(lines)
 
 
 if __name__ == "__main__":
