@@ -82,6 +82,12 @@ CASES: list[tuple[str, type, type, dict[str, Any]]] = [
         JumpReLUTrainingSAEConfig,
         {"jumprelu_sparsity_loss_mode": "tanh", "jumprelu_ste_to_input": True},
     ),
+    (
+        "jumprelu, pre-activations of the dead",
+        JumpReLUTrainingSAE,
+        JumpReLUTrainingSAEConfig,
+        {"pre_act_loss_coefficient": 0.2},
+    ),
 ]
 
 
@@ -107,7 +113,7 @@ def case(
         sae.W_enc.copy_(torch.randn(WIDTH, LATENTS) * 0.5)
         if name.startswith("jumprelu"):
             sae.threshold.copy_(0.05 + 0.3 * torch.rand(LATENTS))
-        revived = "topk" in name or name == "matryoshka"
+        revived = any(part in name for part in ("topk", "matryoshka", "of the dead"))
         if revived:
             sae.b_enc[DEAD] = -9.0
     dead = torch.zeros(LATENTS, dtype=torch.bool)

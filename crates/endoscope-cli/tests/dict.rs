@@ -163,6 +163,7 @@ fn a_training_on_a_harvest_is_that_of_its_rows() {
         (0..60u32).map(|row| (0..20u32).map(|at| 2 + (row * 7 + at * at) % 30).collect()).collect();
     let lines: String = rows.iter().map(|ids| json!({"tokens": ids}).to_string() + "\n").collect();
     fs::write(path.join("corpus.jsonl"), lines).unwrap();
+    fs::write(path.join("rows.json"), json!(rows).to_string()).unwrap();
     let model = organism();
     let model = model.to_str().unwrap();
     let mut harvest = endoscope();
@@ -212,6 +213,19 @@ fn a_training_on_a_harvest_is_that_of_its_rows() {
             .all(|(all, two)| (all[3] - two[0]).abs() < 1e-5 && (all[90] - two[1]).abs() < 1e-5)
     );
     assert!(kept.iter().any(|&activation| activation > 0.));
+    // In order nothing is drawn, and a harvest of examples holds what the model gives on the same rows.
+    let weights = |out: &str, more: &[&str]| {
+        let mut command = dict(path, &["train", model, "--site", "resid_post.0", "--out", out]);
+        document(command.args(["--settings", settings.to_str().unwrap(), "--json"]).args(more));
+        load(&path.join(out).join("sae_weights.safetensors"))["W_enc"].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let shuffled = weights("shuffled", &["--harvest", "acts"]);
+    let in_order = weights("in-order", &["--harvest", "acts", "--in-order"]);
+    assert_ne!(shuffled, in_order);
+    assert_eq!(in_order, weights("again", &["--harvest", "acts", "--in-order", "--seed", "5"]));
+    let from_model = weights("from-model", &["--token-rows", "rows.json", "--in-order", "--seed", "7"]);
+    let far = in_order.iter().zip(&from_model).map(|(a, b)| (a - b).abs()).fold(0., f32::max);
+    assert!(far < 1e-4, "{far}");
     let mut command = dict(path, &["train", model, "--site", "resid_post.1", "--harvest", "acts", "--out", "d2"]);
     refused(&mut command, &["blocks.1.hook_resid_post"]);
 }

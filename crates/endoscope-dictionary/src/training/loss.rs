@@ -79,9 +79,8 @@ pub(crate) fn loss(model: &Model<'_>, batch: &Batch<'_>) -> Result<Loss> {
             let k = (k * batch.input.rows() as f64) as usize;
             largest(model, batch, &Wanted::LargestOfAll { k, scale }, scale, *dead, widths)
         }
-        Objective::JumpRelu { l0, penalty, bandwidth, through_input, .. } => {
-            let jump = Jump { l0: *l0, penalty: *penalty, bandwidth: *bandwidth, through_input: *through_input };
-            jump_relu(model, batch, &jump)
+        &Objective::JumpRelu { l0, penalty, bandwidth, through_input, pre_activation, .. } => {
+            jump_relu(model, batch, &Jump { l0, penalty, bandwidth, through_input, pre_activation })
         }
     }
 }
@@ -341,6 +340,7 @@ struct Jump {
     penalty: Penalty,
     bandwidth: f64,
     through_input: bool,
+    pre_activation: f64,
 }
 
 fn jump_relu(model: &Model<'_>, batch: &Batch<'_>, jump: &Jump) -> Result<Loss> {
@@ -349,7 +349,10 @@ fn jump_relu(model: &Model<'_>, batch: &Batch<'_>, jump: &Jump) -> Result<Loss> 
     let bandwidth = jump.bandwidth as f32;
     // Pre-activations below their threshold, but near it, move it too.
     let least: Vec<f32> = threshold.iter().map(|threshold| threshold - bandwidth / 2.).collect();
-    let near = select(batch.input, model.encoder, model.encoder_bias, &Wanted::Above(&least), None)?.main;
+    let raised = jump.pre_activation > 0. && !model.dead.is_empty();
+    let dead = raised.then_some(Dead { latents: model.dead, k: model.dead.len(), scale: None });
+    let selected = select(batch.input, model.encoder, model.encoder_bias, &Wanted::Above(&least), dead.as_ref())?;
+    let near = selected.main;
     let mut all = near.clone();
     for (value, &at) in all.values_mut().iter_mut().zip(near.columns()) {
         if *value <= threshold[at as usize] {
@@ -408,13 +411,31 @@ fn jump_relu(model: &Model<'_>, batch: &Batch<'_>, jump: &Jump) -> Result<Loss> 
             }
         }
     }
-    let values = all.values().to_vec();
+    let mut terms = vec![Term::new(&all, all.values().to_vec(), deltas, output.clone())];
+    if let Some(dead) = selected.dead {
+        // `mean over rows of Σ relu(threshold - pre-activation) · decoder length`: these latents write nothing.
+        let weight = (jump.pre_activation / rows.max(1) as f64) as f32;
+        let entries = dead.columns().iter().zip(dead.values());
+        let deltas = entries.map(|(&at, &a)| {
+            let latent = at as usize;
+            let below = threshold[latent] - a;
+            if below <= 0. {
+                return 0.;
+            }
+            penalty += f64::from(weight * below * model.lengths[latent]);
+            pull[latent] += weight * below;
+            threshold_gradient[latent] += weight * model.lengths[latent];
+            -weight * model.lengths[latent]
+        });
+        let deltas = deltas.collect();
+        terms.push(Term::new(&dead, vec![0.; dead.values().len()], deltas, output.clone()));
+    }
     Ok(Loss {
         total: error + penalty,
         error,
         codes: positive(&all),
-        terms: vec![Term::new(&all, values, deltas, output.clone())],
-        pull: matches!(jump.penalty, Penalty::Tanh { .. }).then_some(pull),
+        terms,
+        pull: (raised || matches!(jump.penalty, Penalty::Tanh { .. })).then_some(pull),
         decoder_bias: column_sums(&output),
         output,
         reconstruction,

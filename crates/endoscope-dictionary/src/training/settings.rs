@@ -143,6 +143,10 @@ pub enum Objective {
         /// Whether the estimate also moves the encoder, rather than thresholds alone.
         #[serde(default)]
         through_input: bool,
+        /// How much it counts by how far dead latents stay below their thresholds (Anthropic, "Circuits updates, January 2025";
+        /// 3e-6 there).
+        #[serde(default)]
+        pre_activation: f64,
     },
 }
 
@@ -273,8 +277,9 @@ impl Settings {
                 let inside = widths.iter().all(|&width| width > 0 && width <= self.latents);
                 need(rising && inside, format!("widths = {widths:?} do not rise within {} latents", self.latents));
             }
-            Objective::JumpRelu { l0, penalty, threshold, bandwidth, .. } => {
+            Objective::JumpRelu { l0, penalty, threshold, bandwidth, pre_activation, .. } => {
                 need(not_negative(*l0), format!("l0 = {l0}"));
+                need(not_negative(*pre_activation), format!("pre_activation = {pre_activation}"));
                 need(not_negative(*threshold), format!("threshold = {threshold}"));
                 need(positive(*bandwidth), format!("bandwidth = {bandwidth}"));
                 match penalty {

@@ -30,6 +30,10 @@ pub struct TrainDictionary {
     /// Read vectors that were harvested there, under the names of the sites, instead of running the model on rows.
     #[arg(long, value_name = "DIR")]
     harvest: Option<PathBuf>,
+    /// Take rows in the order they are in, one position after the other, instead of shuffled: sequential training (FAST,
+    /// arXiv 2506.07691).
+    #[arg(long)]
+    in_order: bool,
     /// Settings, a JSON file (docs/dict.md lists them); several train as many dictionaries on the same batches.
     #[arg(long = "settings", value_name = "FILE.json")]
     files: Vec<PathBuf>,
@@ -74,13 +78,14 @@ impl TrainDictionary {
             Some(harvest) => {
                 reader = ActivationReader::open(harvest)?;
                 let batch = jobs.first().map_or(1, |job| job.settings.batch);
-                from_harvest = HarvestStream::new(&reader, &template, batch, self.source.seed)?;
+                from_harvest = HarvestStream::new(&reader, &template, batch, self.source.seed, self.in_order)?;
                 &mut from_harvest
             }
             None => {
                 rows = self.source.read_equal_rows(&model)?;
                 from_network = NetworkStream::new(&model.decoder, &template, &rows)?;
                 from_network.seed = self.source.seed;
+                from_network.sequential = self.in_order;
                 &mut from_network
             }
         };
