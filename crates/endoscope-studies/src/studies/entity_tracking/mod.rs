@@ -170,7 +170,7 @@ impl Study for EntityTracking {
         },
         Untested {
             claim: "Sentences about boxes are read by the same groups of heads.",
-            why: "The organism reads lists of labels and objects: models of its size did not learn the sentences in minutes. --model with form=sentences takes one that did.",
+            why: "The study's organisms read lists of labels and objects. --model organisms/boxes with form=sentences and twin=organisms/boxes-tuned asks the same of sentences; what came out is on the study's page.",
         },
     ];
     type Config = Config;
