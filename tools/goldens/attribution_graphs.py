@@ -1,8 +1,8 @@
 """Attribution graphs by circuit-tracer, over transcoders of random weights.
 
 Usage: PYTHON tools/goldens/attribution_graphs.py, where PYTHON has circuit-tracer==0.5.0
-(`pip install --no-deps circuit-tracer==0.5.0 nnsight==0.6.1`: it asks for older
-libraries than it needs).
+(`pip install --no-deps circuit-tracer==0.5.0`: it asks for older libraries than it
+needs, but for one constant).
 
 Two differences are taken out of the way. circuit-tracer leaves out features and errors
 of the first position, which it takes for a beginning of the text: here no position is
@@ -10,27 +10,47 @@ one. Its tokens are rows of the embedding, without learned positions: of the mod
 has these, edges from tokens are not compared.
 """
 
+import json
 import shutil
+import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import torch
-from circuit_tracer.attribution.attribute import attribute
-from circuit_tracer.replacement_model import replacement_model_transformerlens
-from circuit_tracer.transcoder.cross_layer_transcoder import (
-    CrossLayerTranscoder,
-    load_clt,
-)
-from circuit_tracer.transcoder.single_layer_transcoder import (
-    TranscoderSet,
-    load_relu_transcoder,
-)
 from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens_side import AS_THEY_ARE, hooked_gpt2, hooked_llama
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools" / "reference"))
+from transformer_lens_side import (  # noqa: E402
+    AS_THEY_ARE,
+    hooked_gpt2,
+    hooked_llama,
+)
+
+# Read when it is imported, and used for downloads only, of which there are none.
+huggingface_hub.constants.HF_HUB_ENABLE_HF_TRANSFER = False  # type: ignore[attr-defined]
+
+from circuit_tracer.attribution.attribute import attribute  # noqa: E402
+from circuit_tracer.graph import Graph, prune_graph  # noqa: E402
+from circuit_tracer.replacement_model import (  # noqa: E402
+    replacement_model_transformerlens,
+)
+from circuit_tracer.transcoder.cross_layer_transcoder import (  # noqa: E402
+    CrossLayerTranscoder,
+    load_clt,
+)
+from circuit_tracer.transcoder.single_layer_transcoder import (  # noqa: E402
+    TranscoderSet,
+    load_relu_transcoder,
+)
+from circuit_tracer.utils.create_graph_files import (  # noqa: E402
+    create_nodes,
+    create_used_nodes_and_edges,
+)
+
 MODELS = ROOT / "crates/endoscope-models/tests/goldens"
 OUT = ROOT / "crates/endoscope-dictionary/tests/goldens/graphs"
 LATENTS = 9
@@ -79,7 +99,13 @@ def write_cross_layer(folder: Path, layers: int, width: int) -> CrossLayerTransc
 
 
 class Tokenizer:
-    """Names tokens by their ids, which is all that circuit-tracer asks of it here."""
+    """Names tokens by their ids; each could begin a text, so that none is put first."""
+
+    all_special_ids = TOKENS
+    padding_side = "right"
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
 
     def decode(self, token: object) -> str:
         """The id."""
@@ -88,7 +114,7 @@ class Tokenizer:
 
 def traced(
     hooked: HookedTransformer, transcoders: TranscoderSet | CrossLayerTranscoder
-) -> dict[str, Tensor]:
+) -> Graph:
     """The whole graph of one prompt."""
     model = replacement_model_transformerlens.TransformerLensReplacementModel(
         hooked.cfg
@@ -97,10 +123,14 @@ def traced(
     model.load_and_process_state_dict(weights, **AS_THEY_ARE)
     model._configure_replacement_model(transcoders)
     model.zero_positions = slice(0, 0)
-    model.tokenizer = Tokenizer()
-    graph = attribute(
+    model.tokenizer = Tokenizer(hooked.cfg.d_vocab)
+    return attribute(
         torch.tensor(TOKENS), model, max_n_logits=4, desired_logit_prob=1.0
     )
+
+
+def arrays_of(graph: Graph) -> dict[str, Tensor]:
+    """Nodes and edges."""
     return {
         "tokens": torch.tensor(TOKENS),
         "features": graph.active_features[graph.selected_features].contiguous(),
@@ -111,11 +141,20 @@ def traced(
     }
 
 
+def pruned(graph: Graph) -> str:
+    """What is left of it, as circuit-tracer's page reads it."""
+    node_mask, edge_mask, scores = prune_graph(graph, 0.8, 0.98)
+    nodes = create_nodes(graph, node_mask, None, scores.tolist())
+    kept, links = create_used_nodes_and_edges(graph, nodes, edge_mask)
+    value = {"nodes": [node.model_dump() for node in kept], "links": links}
+    return json.dumps(value, indent=0)
+
+
 def main() -> None:
     """Writes transcoders and graphs."""
     torch.manual_seed(7)
     shutil.rmtree(OUT, ignore_errors=True)
-    for name, hook in [("gpt2-odd", hooked_gpt2), ("llama-grouped", hooked_llama)]:
+    for name, hook in [("gpt2-odd", hooked_gpt2), ("llama-sharded", hooked_llama)]:
         hooked = hook(AutoModelForCausalLM.from_pretrained(MODELS / name))
         layers, width = hooked.cfg.n_layers, hooked.cfg.d_model
         for kind in ["plain", "skip", "cross-layer"]:
@@ -131,10 +170,13 @@ def main() -> None:
             settings = {"model_name": name, "model_kind": model_kind, **HOOKS}
             lines = [f"{key}: {value}\n" for key, value in settings.items()]
             (folder / "config.yaml").write_text("".join(lines))
-            found = traced(hooked, transcoders)
-            edges = found["adjacency"].count_nonzero().item()
-            print(f"{folder.name}: {len(found['features'])} features, {edges} edges")
-            save_file(found, folder / "graph.safetensors")
+            graph = traced(hooked, transcoders)
+            arrays = arrays_of(graph)
+            edges = arrays["adjacency"].count_nonzero().item()
+            print(f"{folder.name}: {len(arrays['features'])} features, {edges} edges")
+            save_file(arrays, folder / "graph.safetensors")
+            if name != "gpt2-odd":
+                (folder / "graph.json").write_text(pruned(graph))
     for path in OUT.rglob("*.safetensors"):
         path.chmod(0o644)
 

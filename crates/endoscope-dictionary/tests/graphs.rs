@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -18,6 +18,7 @@ use endoscope_dictionary::formats::{Contents, open};
 use endoscope_dictionary::{Activation, Config, CrossLayerTranscoder, Dictionary, Matrix, Weights};
 use endoscope_models::Model;
 use endoscope_net::{Inputs, Network, Plan};
+use serde_json::Value;
 
 /// An edge, or a sum of edges, beside the same by other f32 operations, relative to one more than its size.
 const TOLERANCE: f64 = 1e-3;
@@ -118,6 +119,11 @@ fn settings() -> GraphSettings {
 
 fn graph(network: &dyn Network, transcoders: &Transcoders, frozen: &Frozen, settings: &GraphSettings) -> Graph {
     attribute(network, transcoders, frozen, settings, |_, _| ControlFlow::Continue(())).unwrap()
+}
+
+fn names<'a>(scan: &'a str, model: &Model, settings: GraphSettings) -> GraphNames<'a> {
+    let layers = model.spec().layers;
+    GraphNames { slug: "test", scan, prompt: "…", layers, settings, node_threshold: 0.8, edge_threshold: 0.98 }
 }
 
 fn close(found: f64, expected: f64, tolerance: f64) -> bool {
@@ -259,16 +265,7 @@ fn pruned_graphs_are_json_with_unique_ids() {
         assert!(pruned.edges.iter().all(|&(target, source)| pruned.nodes[target] && pruned.nodes[source]));
         let all = prune(&graph, 1., 1.);
         assert!(all.edges.len() >= pruned.edges.len());
-        let names = GraphNames {
-            slug: "test",
-            scan: name,
-            prompt: "…",
-            layers: model.spec().layers,
-            settings: settings(),
-            node_threshold: 0.8,
-            edge_threshold: 0.98,
-        };
-        let json = graph_json(&graph, &pruned, &names, |token| format!("t{token}"));
+        let json = graph_json(&graph, &pruned, &names(name, &model, settings()), |token| format!("t{token}"));
         let ids: BTreeSet<&str> =
             json["nodes"].as_array().unwrap().iter().map(|node| node["node_id"].as_str().unwrap()).collect();
         assert_eq!(ids.len(), kept, "ids are unique");
@@ -329,41 +326,64 @@ fn opened(network: &dyn Network, folder: &Path) -> Transcoders {
     }
 }
 
+/// A graph that circuit-tracer has made too.
+struct Golden {
+    model: Model,
+    graph: Graph,
+    settings: GraphSettings,
+    arrays: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    fn open(name: &str, kind: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/graphs/{name}-{kind}"));
+        let arrays = candle_core::safetensors::load(folder.join("graph.safetensors"), &Device::Cpu).unwrap();
+        let model = model(name);
+        let network = &model.decoder;
+        let transcoders = opened(network, &folder);
+        let tokens: Vec<u32> = list(&arrays["tokens"]).into_iter().map(|token| token as u32).collect();
+        let frozen = Frozen::new(network, &transcoders, &tokens).unwrap();
+        let settings = GraphSettings { max_n_logits: 4, desired_logit_prob: 1., ..GraphSettings::default() };
+        let graph = graph(network, &transcoders, &frozen, &settings);
+        Self { model, graph, settings, arrays }
+    }
+}
+
+fn list(tensor: &Tensor) -> Vec<i64> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
 /// Both have the same nodes with the same activations, and the same edges between them.
 #[test]
 fn graphs_are_those_of_circuit_tracer() {
-    for name in MODELS {
+    for name in ["gpt2-odd", "llama-sharded"] {
         for kind in ["plain", "skip", "cross-layer"] {
             let case = format!("{name}-{kind}");
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/graphs").join(&case);
-            let golden = candle_core::safetensors::load(folder.join("graph.safetensors"), &Device::Cpu).unwrap();
-            let list = |name: &str| golden[name].flatten_all().unwrap().to_vec1::<i64>().unwrap();
-            let floats = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-
-            let model = model(name);
-            let network = &model.decoder;
-            let transcoders = opened(network, &folder);
-            let tokens: Vec<u32> = list("tokens").into_iter().map(|token| token as u32).collect();
-            let frozen = Frozen::new(network, &transcoders, &tokens).unwrap();
-            let settings = GraphSettings { max_n_logits: 4, desired_logit_prob: 1., ..GraphSettings::default() };
-            let graph = graph(network, &transcoders, &frozen, &settings);
+            let Golden { model, graph, arrays, .. } = Golden::open(name, kind);
+            let tokens = &graph.tokens;
 
             // Where circuit-tracer has each node: features, errors layer by layer, tokens, logits.
             let mut theirs: HashMap<String, usize> = HashMap::new();
-            let mut add = |node: String| theirs.insert(node, theirs.len());
-            let features = list("features");
+            let mut add = |node: String| {
+                theirs.insert(node, theirs.len());
+            };
+            let features = list(&arrays["features"]);
             for feature in features.chunks(3) {
                 add(format!("feature {} {} {}", feature[0], feature[1], feature[2]));
             }
             for layer in 0..model.spec().layers {
-                (0..tokens.len()).for_each(|position| drop(add(format!("error {layer} {position}"))));
+                (0..tokens.len()).for_each(|position| add(format!("error {layer} {position}")));
             }
-            (0..tokens.len()).for_each(|position| drop(add(format!("token {position}"))));
-            let logits = list("logits");
-            logits.iter().for_each(|token| drop(add(format!("logit {token}"))));
+            (0..tokens.len()).for_each(|position| add(format!("token {position}")));
+            let logits = list(&arrays["logits"]);
+            logits.iter().for_each(|token| add(format!("logit {token}")));
             assert_eq!(theirs.len(), graph.nodes.len(), "{case}");
 
-            let (activations, probabilities) = (floats(&golden["activations"]), floats(&golden["probabilities"]));
+            let (activations, probabilities) = (floats(&arrays["activations"]), floats(&arrays["probabilities"]));
             let first_logit = theirs.len() - logits.len();
             let place = |node: &Node| match *node {
                 Node::Feature(Feature { layer, position, feature, activation, .. }) => {
@@ -381,7 +401,7 @@ fn graphs_are_those_of_circuit_tracer() {
                 }
             };
             let places: Vec<usize> = graph.nodes.iter().map(place).collect();
-            let edges = floats(&golden["adjacency"]);
+            let edges = floats(&arrays["adjacency"]);
             let mut largest = 0f64;
             for (target, &target_there) in places.iter().enumerate() {
                 for (source, &source_there) in places.iter().enumerate() {
@@ -401,6 +421,62 @@ fn graphs_are_those_of_circuit_tracer() {
                 }
             }
             assert!(largest > 0.5, "{case}: {largest}");
+        }
+    }
+}
+
+/// Nodes and links as circuit-tracer writes them into its page's file, after its own pruning.
+#[test]
+fn pruned_graphs_are_those_of_circuit_tracer() {
+    for kind in ["plain", "skip", "cross-layer"] {
+        let case = format!("llama-sharded-{kind}");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/graphs").join(&case);
+        let expected: Value =
+            serde_json::from_str(&std::fs::read_to_string(folder.join("graph.json")).unwrap()).unwrap();
+        let Golden { model, graph, settings, .. } = Golden::open("llama-sharded", kind);
+        let names = names("llama-sharded", &model, settings);
+        let found = graph_json(&graph, &prune(&graph, 0.8, 0.98), &names, |token| token.to_string());
+
+        // Theirs has error nodes with ids of features.
+        let theirs = |id: &Value| id.as_str().unwrap().replace("E0_", "0_");
+        let links = |graph: &Value| -> BTreeMap<[String; 2], Vec<f64>> {
+            let mut links: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+            for link in graph["links"].as_array().unwrap() {
+                let ends = [&link["source"], &link["target"]].map(theirs);
+                links.entry(ends).or_default().push(link["weight"].as_f64().unwrap());
+            }
+            links.values_mut().for_each(|weights| weights.sort_by(f64::total_cmp));
+            links
+        };
+        let (ours, others) = (links(&found), links(&expected));
+        assert!(ours.len() > 50 && ours.keys().eq(others.keys()), "{case}: {ours:?}, not {others:?}");
+        for (ours, others) in ours.values().flatten().zip(others.values().flatten()) {
+            assert!(close(*ours, *others, BESIDE_CIRCUIT_TRACER), "{case}: {ours}, not {others}");
+        }
+
+        let nodes = |graph: &Value| -> BTreeMap<String, Value> {
+            let name = |node: &Value| format!("{} {}", node["feature_type"], node["jsNodeId"]);
+            let nodes = graph["nodes"].as_array().unwrap().iter();
+            nodes.map(|node| (format!("{} {}", name(node), node["ctx_idx"]), node.clone())).collect()
+        };
+        let (ours, others) = (nodes(&found), nodes(&expected));
+        assert!(ours.len() > 15 && ours.keys().eq(others.keys()), "{case}: {ours:?}, not {others:?}");
+        for (name, other) in &others {
+            for (key, value) in other.as_object().unwrap() {
+                let found = &ours[name][key];
+                let same = match (key.as_str(), value) {
+                    ("node_id", value) => theirs(found) == theirs(value),
+                    ("influence" | "activation" | "token_prob", Value::Number(number)) => {
+                        let number = number.as_f64().unwrap();
+                        found.as_f64().is_some_and(|found| close(found, number, BESIDE_CIRCUIT_TRACER))
+                    }
+                    // Ours has what circuit-tracer leaves to its page.
+                    ("clerp", value) => value == "" || found == value,
+                    ("activation", Value::Null) => found.is_null(),
+                    (_, value) => found == value,
+                };
+                assert!(same, "{case}: {name}: {key} is {found}, not {value}");
+            }
         }
     }
 }
