@@ -1,6 +1,6 @@
 """Attribution graphs by circuit-tracer, over transcoders of random weights.
 
-Usage: PYTHON tools/goldens/attribution_graphs.py, where PYTHON has circuit-tracer==0.5.0
+Usage: PYTHON tools/goldens/attribution_graphs.py, where PYTHON has circuit-tracer 0.5.0
 (`pip install --no-deps circuit-tracer==0.5.0`: it asks for older libraries than it
 needs, but for one constant).
 
@@ -31,7 +31,7 @@ from transformer_lens_side import (  # noqa: E402
 )
 
 # Read when it is imported, and used for downloads only, of which there are none.
-huggingface_hub.constants.HF_HUB_ENABLE_HF_TRANSFER = False  # type: ignore[attr-defined]
+huggingface_hub.constants.HF_HUB_ENABLE_HF_TRANSFER = False
 
 from circuit_tracer.attribution.attribute import attribute  # noqa: E402
 from circuit_tracer.graph import Graph, prune_graph  # noqa: E402
