@@ -15,7 +15,7 @@ use endoscope_dictionary::attribution::{
     value_without,
 };
 use endoscope_dictionary::formats::{Contents, open};
-use endoscope_dictionary::{Activation, Config, CrossLayerTranscoder, Dictionary, Matrix, Weights};
+use endoscope_dictionary::{Activation, Config, CrossLayerTranscoder, Dictionary, Magnitude, Matrix, Weights};
 use endoscope_models::Model;
 use endoscope_net::{Inputs, Network, Plan};
 use serde_json::Value;
@@ -88,11 +88,18 @@ struct Traced {
 
 impl Traced {
     fn new(name: &str, kind: Kind, change: impl Fn(usize, &mut Weights)) -> Self {
+        Self::with(name, kind, |layer, config, mut weights| {
+            change(layer, &mut weights);
+            (config, weights)
+        })
+    }
+
+    fn with(name: &str, kind: Kind, change: impl Fn(usize, Config, Weights) -> (Config, Weights)) -> Self {
         let model = model(name);
         let network = &model.decoder;
         let changed = |(layer, dictionary): (usize, Dictionary)| {
-            let (config, mut weights) = dictionary.into_parts();
-            change(layer, &mut weights);
+            let (config, weights) = dictionary.into_parts();
+            let (config, weights) = change(layer, config, weights);
             Dictionary::new(config, weights).unwrap()
         };
         let dictionaries = dictionaries(network, model.spec().layers, 12, kind).into_iter().enumerate().map(changed);
@@ -162,33 +169,82 @@ fn every_edge_of_a_graph_is_the_measured_change() {
     }
 }
 
-/// What all sources add, and what is there without any, is what the network itself computes.
+impl Traced {
+    /// What all sources add, and what is there without any, is what the network itself computes.
+    fn check_sums(&self, case: &str) {
+        let Self { model, transcoders, frozen, graph } = self;
+        let tokens = Inputs::tokens(vec![graph.tokens.clone()]).unwrap();
+        let logits = model.decoder.run(&tokens, &Plan::default()).unwrap().outputs.get(0).unwrap();
+        let logits = logits.get(graph.tokens.len() - 1).unwrap().to_vec1::<f32>().unwrap();
+        let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / logits.len() as f64;
+        for (target, node) in self.targets() {
+            let edges: f64 = graph.edges.row(target).iter().map(|&edge| f64::from(edge)).sum();
+            let without = value_without(&model.decoder, transcoders, frozen, self.sources(), node).unwrap();
+            let (bias, expected) = match *node {
+                Node::Feature(Feature { transcoder, feature, activation, .. }) => {
+                    let dictionary = transcoders.get(transcoder);
+                    let Weights { encoder_bias, magnitude, .. } = dictionary.weights();
+                    let bias = match (dictionary.config().activation, magnitude) {
+                        (_, Some(magnitude)) => magnitude.bias[feature],
+                        (Activation::TopK { by_decoder_norm: true, .. }, _) => {
+                            encoder_bias[feature] * dictionary.decoder_norms()[feature]
+                        }
+                        _ => encoder_bias[feature],
+                    };
+                    (bias, f64::from(activation))
+                }
+                Node::Logit { token, .. } => (0., f64::from(logits[token as usize]) - mean),
+                _ => unreachable!(),
+            };
+            let found = edges + without + f64::from(bias);
+            assert!(
+                close(found, expected, TOLERANCE),
+                "{case}: {found} are {edges} of sources and {without} without them, {expected} at {node:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn edges_and_biases_sum_to_activations_and_logits() {
     for name in MODELS {
         for kind in KINDS {
-            let traced = Traced::new(name, kind, |_, _| ());
-            let Traced { model, transcoders, frozen, graph } = &traced;
-            let tokens = Inputs::tokens(vec![graph.tokens.clone()]).unwrap();
-            let logits = model.decoder.run(&tokens, &Plan::default()).unwrap().outputs.get(0).unwrap();
-            let logits = logits.get(graph.tokens.len() - 1).unwrap().to_vec1::<f32>().unwrap();
-            let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / logits.len() as f64;
-            for (target, node) in traced.targets() {
-                let edges: f64 = graph.edges.row(target).iter().map(|&edge| f64::from(edge)).sum();
-                let without = value_without(&model.decoder, transcoders, frozen, traced.sources(), node).unwrap();
-                let (bias, expected) = match *node {
-                    Node::Feature(Feature { transcoder, feature, activation, .. }) => {
-                        (transcoders.get(transcoder).weights().encoder_bias[feature], f64::from(activation))
+            Traced::new(name, kind, |_, _| ()).check_sums(&format!("{name} {kind:?}"));
+        }
+    }
+}
+
+/// Latents that are scaled after they are chosen: their edges are in units of their activations.
+#[test]
+fn edges_are_in_units_of_activations() {
+    for kind in KINDS {
+        let scaled = |by_decoder_norm: bool| {
+            Traced::with("llama-grouped", kind, |layer, config, mut weights| {
+                let activation = match layer {
+                    1 => {
+                        let (rescale, bias) = (numbers(1, 12, 9, 0.5), numbers(1, 12, 10, 0.1));
+                        let [rescale, bias] = [rescale, bias].map(|row| row.values().to_vec());
+                        weights.magnitude = Some(Magnitude { rescale, bias });
+                        Activation::Gated
                     }
-                    Node::Logit { token, .. } => (0., f64::from(logits[token as usize]) - mean),
-                    _ => unreachable!(),
+                    _ => {
+                        weights.threshold = None;
+                        if !by_decoder_norm {
+                            weights.fold_decoder_norms();
+                        }
+                        Activation::TopK { k: 4, by_decoder_norm }
+                    }
                 };
-                let found = edges + without + f64::from(bias);
-                assert!(
-                    close(found, expected, TOLERANCE),
-                    "{name} {kind:?}: {found} are {edges} of sources and {without} without them, {expected} at {node:?}"
-                );
-            }
+                (Config { activation, ..config }, weights)
+            })
+        };
+        let traced = scaled(true);
+        traced.check_sums(&format!("{kind:?}"));
+        // The same with decoder rows of length 1.
+        let folded = scaled(false).graph;
+        assert_eq!(traced.graph.nodes.len(), folded.nodes.len(), "{kind:?}");
+        for (found, expected) in traced.graph.edges.values().iter().zip(folded.edges.values()) {
+            assert!(close(f64::from(*found), f64::from(*expected), BESIDE_CIRCUIT_TRACER), "{kind:?}");
         }
     }
 }

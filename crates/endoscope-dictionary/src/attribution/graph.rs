@@ -86,8 +86,8 @@ pub struct Graph {
     pub tokens: Vec<u32>,
     /// Features, then errors, then tokens, then logits.
     pub nodes: Vec<Node>,
-    /// `[nodes, nodes]`: row `target`, column `source`; how much the source adds to the target's pre-activation or logit (less
-    /// the mean logit).
+    /// `[nodes, nodes]`: row `target`, column `source`; how much the source adds to the target's activation, or to its logit less
+    /// the mean logit.
     pub edges: Edges,
     /// How many features were active, in the graph or not.
     pub active_features: usize,
@@ -170,8 +170,8 @@ pub fn measure(
     Ok(value(&[])? - value(&[*source])?)
 }
 
-/// The pre-activation (less its bias) or logit (less the mean logit) of `target`, in a run of the linear network in which some
-/// `sources` write nothing.
+/// The activation of `target` less its bias, as if it stayed active, or its logit less the mean logit: in a run of the linear
+/// network in which some `sources` write nothing.
 pub fn value_without(
     network: &dyn Network,
     transcoders: &Transcoders,

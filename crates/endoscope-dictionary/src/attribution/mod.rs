@@ -2,8 +2,8 @@
 //! transformer-circuits.pub/2025/attribution-graphs/methods.html).
 //!
 //! Transcoders stand in for MLPs, attention patterns and the divisors of norms are held as they were, and what transcoders do not
-//! explain enters as error nodes. Then each feature's pre-activation, and each logit, is a linear function of the nodes before
-//! it: an edge is the source's activation times the gradient of the target along what the source writes. [`measure`] makes the
+//! explain enters as error nodes. Then each feature's activation, where it stays active, and each logit is a linear function of the
+//! nodes before it: an edge is the source's activation times the gradient of the target along what the source writes. [`measure`] makes the
 //! same change by running it.
 //!
 //! A feature of a cross-layer transcoder is one node that writes in several layers. The skip of a skip transcoder (Paulo et al.

@@ -12,7 +12,7 @@ use crate::matrix::Matrix;
 /// What edges lead to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Target {
-    /// The pre-activation of a feature, without its bias.
+    /// The activation of a feature that stays active, without its bias.
     Encoded { transcoder: usize, position: usize, feature: usize },
     /// A token's logit at the last position, less the mean logit.
     Logit(u32),
@@ -31,10 +31,10 @@ impl Target {
             Self::Encoded { transcoder, position, feature } => {
                 let layer = &transcoders.layers[transcoder];
                 let x = run.captured.get(&layer.input)?.get(row)?.get(position)?.flatten_all()?;
-                layer.transcoder.check_feature(feature)?;
+                let gain = f64::from(layer.transcoder.gain(feature)?);
                 let direction = layer.transcoder.weights().encoder.row(feature);
                 let direction = Tensor::from_slice(direction, direction.len(), x.device())?;
-                Ok((x * direction)?.sum_all()?)
+                Ok(((x * direction)?.sum_all()? * gain)?)
             }
             Self::Logit(token) => {
                 let logits = last_logits(run, row)?;

@@ -166,9 +166,10 @@ fn report(prompt: &str, graph: &Graph, pruned: &Pruned, model: &Model) -> Result
     report.sections.push(Section::Table {
         heading: Some("The strongest edges".into()),
         table: "edges".into(),
-        caption: "How much the source adds to the target's pre-activation, or to the logit less the mean logit, with attention \
+        caption:
+            "How much the source adds to the target's activation, or to the logit less the mean logit, with attention \
                   patterns and norms held."
-            .into(),
+                .into(),
     });
     Ok(report)
 }
