@@ -13,6 +13,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use common::*;
+use endoscope_dictionary::{Activation, Config, CrossLayerTranscoder, Dictionary, Matrix, Weights, formats};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -153,6 +154,58 @@ fn a_crosscoder_a_transcoder_and_a_graph_of_transcoders() {
     // One layer has none.
     let mut command = dict(path, &["graph", model, "--transcoders", "t0", "--prompt", "ba da", "--out", "h"]);
     refused(&mut command, &["blocks.1.hook_mlp_out", "needs one for each layer"]);
+}
+
+#[test]
+fn graphs_over_skip_and_cross_layer_transcoders() {
+    let folder = tempdir().unwrap();
+    let path = folder.path();
+    let settings = write_settings(path, "s", json!({"topk": {"k": 6}}), 60);
+    let settings = settings.to_str().unwrap();
+    let model = organism();
+    let model = model.to_str().unwrap();
+    let traced = |transcoders: &[&str], out: &str| -> Value {
+        let mut command = dict(path, &["graph", model, "--prompt", "ba da fa ga ba da", "--out", out, "--json"]);
+        command.args(["--node-threshold", "1", "--edge-threshold", "1"]);
+        for path in transcoders {
+            command.args(["--transcoders", path]);
+        }
+        assert!(document(&mut command)["summary"].as_str().unwrap().contains("features are active"));
+        let graph = read_json(&path.join(out).join("graph.json"));
+        assert!(!graph["links"].as_array().unwrap().is_empty(), "{graph}");
+        graph
+    };
+    let mut layers = Vec::new();
+    for layer in 0..2 {
+        let (site, write, out) = (format!("mlp_in.{layer}"), format!("mlp_out.{layer}"), format!("t{layer}"));
+        let more = ["--output-site", write.as_str(), "--settings", settings, "--set", "latents=64"];
+        document(train(path, &site, &out, &[more.as_slice(), &["--set", "skip=true"]].concat()).arg("--json"));
+        let trained = formats::open(path.join(&out)).unwrap().dictionary(path.join(&out)).unwrap();
+        assert!(trained.weights().skip.is_some());
+        // The same weights without the skip, each latent written to its layer and half of it to that above.
+        let (config, weights) = trained.into_parts();
+        let halved = |row: &[f32]| [row.to_vec(), row.iter().map(|x| x / 2.).collect()][..2 - layer].concat();
+        let decoder: Vec<f32> = weights.decoder.iter().flat_map(halved).collect();
+        let mut bias = weights.decoder_bias.clone();
+        bias.resize(decoder.len() / 64, 0.);
+        let decoder = Matrix::new(64, bias.len(), decoder).unwrap();
+        let weights = Weights { decoder, decoder_bias: bias, skip: None, ..weights };
+        let config = Config { activation: Activation::Relu, ..config };
+        layers.push(Dictionary::new(config, weights).unwrap());
+    }
+    traced(&["t0", "t1"], "skips");
+    formats::save_cross_layer(path.join("across"), &CrossLayerTranscoder::new(layers).unwrap()).unwrap();
+    let graph = traced(&["across"], "g");
+    let of_layer = |layer: &str| {
+        let is = |node: &&Value| node["feature_type"] == "cross layer transcoder" && node["layer"] == layer;
+        graph["nodes"].as_array().unwrap().iter().filter(is).count()
+    };
+    assert!(of_layer("0") > 0 && of_layer("1") > 0, "{graph}");
+    let mut command = dict(path, &["graph", model, "--transcoders", "across", "--transcoders", "t0"]);
+    refused(
+        command.args(["--prompt", "ba da", "--out", "h"]),
+        &["across is a cross-layer transcoder", "give no others"],
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub struct CrossLayerTranscoder {
 }
 
 impl CrossLayerTranscoder {
-    /// Checks that the layers' widths fit each other.
+    /// Checks that the layers' widths fit each other, and that none has a skip.
     pub fn new(layers: Vec<Dictionary>) -> Result<Self> {
         let width = layers.last().map(Dictionary::d_out).ok_or_else(|| Error::Config("it has no layers".into()))?;
         for (layer, transcoder) in layers.iter().enumerate() {
@@ -26,6 +26,9 @@ impl CrossLayerTranscoder {
                 let found = vec![transcoder.latents(), transcoder.d_out()];
                 return Err(Error::Shape { name: "W_dec", found, expected });
             }
+            if transcoder.weights().skip.is_some() {
+                return Err(Error::Config(format!("layer {layer} of the cross-layer transcoder has a skip")));
+            }
         }
         Ok(Self { layers, width })
     }
@@ -33,6 +36,11 @@ impl CrossLayerTranscoder {
     /// The transcoder of each layer.
     pub fn layers(&self) -> &[Dictionary] {
         &self.layers
+    }
+
+    /// The transcoder of each layer, without a copy.
+    pub fn into_layers(self) -> Vec<Dictionary> {
+        self.layers
     }
 
     /// The width of what each layer writes.

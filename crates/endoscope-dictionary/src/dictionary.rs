@@ -187,6 +187,15 @@ impl Dictionary {
         Ok(row.iter().map(|x| x * scale).collect())
     }
 
+    /// How much an active latent's activation grows per unit of what its encoder row reads.
+    pub fn gain(&self, feature: usize) -> Result<f32> {
+        self.check_feature(feature)?;
+        Ok(match (self.config.activation, &self.weights.magnitude) {
+            (Activation::Gated, Some(Magnitude { rescale, .. })) => rescale[feature].exp(),
+            _ => self.scale_of(feature),
+        })
+    }
+
     /// Errors if there is no such latent.
     pub fn check_feature(&self, feature: usize) -> Result<()> {
         let latents = self.latents();

@@ -1,58 +1,19 @@
-//! Dictionaries in networks: splicing, steering, reading features, attribution graphs.
+//! Dictionaries in networks: splicing, steering, reading features.
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
-use endoscope_dictionary::attribution::{
-    Frozen, GraphNames, GraphSettings, Node, Transcoders, attribute, graph_json, measure, prune,
-};
+use common::{model, rows, whole, width};
 use endoscope_dictionary::evaluate::loss_recovered;
 use endoscope_dictionary::features::{Gather, contexts, gather};
-use endoscope_dictionary::{Activation, Config, Dictionary, Matrix, Normalization, Weights, site_width};
-use endoscope_models::Model;
+use endoscope_dictionary::{Config, Dictionary, Matrix, Normalization, Weights};
 use endoscope_net::{
     AxisName, Capture, Change, Edit, FeatureChange, Features, Index, Inputs, Network, NewActivation, Plan,
 };
-
-fn model(name: &str) -> Model {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../endoscope-models/tests/goldens").join(name);
-    Model::open(folder).unwrap()
-}
-
-fn rows(network: &dyn Network) -> Vec<Vec<u32>> {
-    let vocabulary = network.run(&Inputs::tokens(vec![vec![0]]).unwrap(), &Plan::default()).unwrap().outputs.dims()[2];
-    let token = |at: usize| ((at * 7919 + 13) % vocabulary) as u32;
-    (0..5).map(|row| (0..6 + row % 2).map(|at| token(row * 10 + at)).collect()).collect()
-}
-
-fn numbers(rows: usize, columns: usize, seed: usize, size: f32) -> Matrix {
-    let value = |at: usize| ((((at + 31 * seed) * 7919) % 1009) as f32 / 1009. - 0.5) * 2. * size;
-    Matrix::new(rows, columns, (0..rows * columns).map(value).collect()).unwrap()
-}
-
-/// Two latents a dimension, one for each sign: what it reads comes back whole.
-fn whole(site: &str, width: usize) -> Dictionary {
-    let mut both = Matrix::zeros(2 * width, width);
-    for at in 0..width {
-        both.row_mut(at)[at] = 1.;
-        both.row_mut(width + at)[at] = -1.;
-    }
-    let weights = Weights {
-        encoder: both.clone(),
-        encoder_bias: vec![0.; 2 * width],
-        decoder: both,
-        decoder_bias: vec![0.; width],
-        ..Weights::default()
-    };
-    Dictionary::new(Config { sites: vec![site.into()], ..Config::default() }, weights).unwrap()
-}
-
-fn width(network: &dyn Network, site: &str) -> usize {
-    site_width(network.sites().get(network.sites().resolve(site).unwrap()[0]))
-}
 
 #[test]
 fn a_whole_dictionary_recovers_all_of_the_loss_and_an_empty_one_nothing() {
@@ -157,103 +118,6 @@ fn record_best(own: &[(f32, usize)], row: usize, all: &mut Vec<(f32, usize, usiz
     if let Some(&(value, at)) = own.iter().max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(value, _)| *value > 0.) {
         all.push((value, row, at));
     }
-}
-
-fn transcoders(network: &dyn Network, layers: usize, latents: usize) -> Vec<Dictionary> {
-    let transcoder = |layer: usize| {
-        let (input, output) = (format!("blocks.{layer}.hook_mlp_in"), format!("blocks.{layer}.hook_mlp_out"));
-        let (d_in, d_out) = (width(network, &input), width(network, &output));
-        let weights = Weights {
-            encoder: numbers(latents, d_in, layer, 0.7),
-            encoder_bias: vec![-0.2; latents],
-            decoder: numbers(latents, d_out, layer + 50, 0.3),
-            decoder_bias: vec![0.05; d_out],
-            ..Weights::default()
-        };
-        let activation = if layer == 0 { Activation::Relu } else { Activation::TopK { k: 3, by_decoder_norm: false } };
-        let config = Config { sites: vec![input], output_site: Some(output), activation, ..Config::default() };
-        Dictionary::new(config, weights).unwrap()
-    };
-    (0..layers).map(transcoder).collect()
-}
-
-#[test]
-fn every_edge_of_a_graph_is_the_measured_change() {
-    for name in ["gpt2-odd", "llama-grouped"] {
-        let model = model(name);
-        let network = &model.decoder;
-        let tokens = rows(network)[0].clone();
-        let layers = model.spec().layers;
-        let transcoders = Transcoders::new(network, transcoders(network, layers, 12)).unwrap();
-        let frozen = Frozen::new(network, &transcoders, &tokens).unwrap();
-        let settings = GraphSettings { max_n_logits: 3, batch_size: 7, ..GraphSettings::default() };
-        let graph = attribute(network, &transcoders, &frozen, &settings, |_, _| ControlFlow::Continue(())).unwrap();
-        let is_target = |node: &Node| matches!(node, Node::Feature(_) | Node::Logit { .. });
-        let (mut checked, mut largest) = (0, 0f64);
-        for (target, node) in graph.nodes.iter().enumerate().filter(|(_, node)| is_target(node)) {
-            for (source, from) in graph.nodes.iter().enumerate().filter(|(_, node)| !matches!(node, Node::Logit { .. }))
-            {
-                let edge = f64::from(graph.edges.row(target)[source]);
-                // All edges of some targets, and every large one.
-                if edge.abs() < 0.05 && (target * 31 + source) % 11 != 0 {
-                    continue;
-                }
-                let measured = measure(network, &transcoders, &frozen, from, node).unwrap();
-                assert!(
-                    (edge - measured).abs() < 1e-3 * (1. + edge.abs()),
-                    "{name}: {edge} from {from:?} to {node:?}, measured {measured}"
-                );
-                checked += 1;
-                largest = largest.max(edge.abs());
-            }
-        }
-        assert!(checked > 200 && largest > 0.05, "{name}: {checked} edges, up to {largest}");
-
-        // Fewer features: those that are left have the edges they had.
-        let few = GraphSettings { max_feature_nodes: 9, ..settings };
-        let small = attribute(network, &transcoders, &frozen, &few, |_, _| ControlFlow::Continue(())).unwrap();
-        assert_eq!(small.active_features, graph.active_features);
-        assert_eq!(small.nodes.iter().filter(|node| matches!(node, Node::Feature(_))).count(), 9);
-
-        let pruned = prune(&graph, 0.8, 0.98);
-        let kept = pruned.nodes.iter().filter(|&&kept| kept).count();
-        assert!(kept < graph.nodes.len() && !pruned.edges.is_empty());
-        assert!(pruned.edges.iter().all(|&(target, source)| pruned.nodes[target] && pruned.nodes[source]));
-        let all = prune(&graph, 1., 1.);
-        assert!(all.edges.len() >= pruned.edges.len());
-        let names = GraphNames {
-            slug: "test",
-            scan: name,
-            prompt: "…",
-            layers,
-            settings,
-            node_threshold: 0.8,
-            edge_threshold: 0.98,
-        };
-        let json = graph_json(&graph, &pruned, &names, |token| format!("t{token}"));
-        let ids: std::collections::BTreeSet<&str> =
-            json["nodes"].as_array().unwrap().iter().map(|node| node["node_id"].as_str().unwrap()).collect();
-        assert_eq!(ids.len(), kept, "ids are unique");
-        for link in json["links"].as_array().unwrap() {
-            assert!(ids.contains(link["source"].as_str().unwrap()) && ids.contains(link["target"].as_str().unwrap()));
-        }
-    }
-}
-
-#[test]
-fn what_a_graph_cannot_be_made_of_is_refused() {
-    let model = model("gpt2-odd");
-    let network = &model.decoder;
-    let layers = model.spec().layers;
-    let mut missing = transcoders(network, layers, 5);
-    missing.pop();
-    let missing = Transcoders::new(network, missing).unwrap();
-    let error = Frozen::new(network, &missing, &[1, 2, 3]).unwrap_err().to_string();
-    assert!(error.contains("needs one for each layer"), "{error}");
-    let twice = [transcoders(network, 1, 5), transcoders(network, 1, 5)].concat();
-    assert!(Transcoders::new(network, twice).unwrap_err().to_string().contains("two transcoders"));
-    let autoencoder = whole("resid_post.0", width(network, "resid_post.0"));
-    assert!(Transcoders::new(network, vec![autoencoder]).is_err());
 }
 
 /// A dictionary that rescales its inputs writes in its own units: an edit is brought back to the vector's.

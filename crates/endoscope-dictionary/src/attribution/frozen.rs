@@ -1,96 +1,30 @@
 //! A prompt's run with everything held that is not linear.
 
-use std::sync::Arc;
-
 use candle_core::Tensor;
 use endoscope_net::{AxisName, Capture, Change, Edit, Index, Inputs, Network, Plan, Run};
 
-use crate::config::Normalization;
-use crate::dictionary::Dictionary;
+use super::transcoders::Transcoders;
 use crate::error::{Error, Result};
 use crate::evaluate::splice::vectors_at;
 use crate::matrix::Matrix;
-
-/// A transcoder for each of some layers.
-#[derive(Debug, Clone)]
-pub struct Transcoders {
-    /// In the order of layers; of each the layer, the site it reads and the site it writes.
-    pub(super) layers: Vec<Layer>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Layer {
-    pub layer: usize,
-    pub input: String,
-    pub output: String,
-    pub transcoder: Arc<Dictionary>,
-}
-
-impl Transcoders {
-    /// Checks that each is a transcoder of sites of one layer of `network`, one a layer, and linear but for its latents.
-    pub fn new(network: &dyn Network, transcoders: Vec<Dictionary>) -> Result<Self> {
-        let mut layers = Vec::new();
-        for transcoder in transcoders {
-            let fail = |reason: String| Err(Error::Config(reason));
-            let (Some(output), [input]) = (&transcoder.config().output_site, transcoder.config().sites.as_slice())
-            else {
-                return fail("attribution graphs need transcoders, which read one site and write another".into());
-            };
-            if transcoder.weights().skip.is_some() {
-                return fail(
-                    "a skip transcoder's skip has no node; graphs of skip transcoders are not made yet".into(),
-                );
-            }
-            if transcoder.config().normalization != Normalization::None {
-                return fail("a transcoder that rescales its input is not linear in it".into());
-            }
-            let sites = network.sites();
-            let (input, output) = (sites.get(sites.resolve_one(input)?), sites.get(sites.resolve_one(output)?));
-            let (Some(layer), true) = (output.layer, input.layer == output.layer) else {
-                return fail(format!("{} and {} are not sites of one layer", input.name, output.name));
-            };
-            transcoder.check_site(input)?;
-            if crate::site_width(output) != transcoder.d_out() {
-                return fail(format!(
-                    "the transcoder writes {} dimensions, {} has others",
-                    transcoder.d_out(),
-                    output.name
-                ));
-            }
-            let (input, output) = (input.name.clone(), output.name.clone());
-            layers.push(Layer { layer, input, output, transcoder: Arc::new(transcoder) });
-        }
-        layers.sort_by_key(|layer| layer.layer);
-        match layers.windows(2).find(|two| two[0].layer == two[1].layer) {
-            _ if layers.is_empty() => Err(Error::Config("there is no transcoder".into())),
-            Some(two) => Err(Error::Config(format!("layer {} has two transcoders", two[0].layer))),
-            None => Ok(Self { layers }),
-        }
-    }
-
-    /// The layers that have one.
-    pub fn layers(&self) -> impl Iterator<Item = usize> {
-        self.layers.iter().map(|layer| layer.layer)
-    }
-
-    /// That of the `number`-th of these layers.
-    pub fn get(&self, number: usize) -> &Dictionary {
-        &self.layers[number].transcoder
-    }
-}
 
 /// One prompt, and what is held of its run.
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) tokens: Vec<u32>,
-    /// Edits that hold patterns, divisors and outputs, for a batch of any number of rows.
+    /// Edits that hold patterns, divisors and what MLPs write, for a batch of any number of rows.
     held: Vec<Edit>,
-    /// The site of the embeddings that the residual stream starts from.
-    pub(super) embedding: String,
-    /// `[positions, d_model]`: what it held.
+    /// Edits that hold the residual stream before each transcoder's layer but the first's: they cut the network in pieces.
+    cuts: Vec<Edit>,
+    /// For each transcoder the site where its piece of the network begins: first the embeddings, then the stream before its layer.
+    pub(super) entries: Vec<String>,
+    /// For each transcoder but the last the site where its piece ends: the same stream as the next entry, before the cut.
+    pub(super) exits: Vec<String>,
+    /// `[positions, d_model]`: the embeddings.
     pub(super) embedded: Matrix,
-    /// For each transcoder what was read, and the error that it makes, `[positions, …]`.
+    /// For each transcoder what was read, `[positions, d_in]`.
     pub(super) read: Vec<Matrix>,
+    /// For each transcoder's layer what no transcoder explains of its MLP's output, `[positions, width]`.
     pub(super) errors: Vec<Matrix>,
     /// The last position's logits.
     pub(super) logits: Vec<f32>,
@@ -100,76 +34,90 @@ impl Frozen {
     /// Runs the prompt, and holds what is not linear.
     pub fn new(network: &dyn Network, transcoders: &Transcoders, tokens: &[u32]) -> Result<Self> {
         let sites = network.sites();
-        let embedding = match sites.iter().find(|site| site.layer == Some(0) && site.name.ends_with("hook_resid_pre")) {
-            Some(site) => site.name.clone(),
-            None => return Err(Error::Config("the network has no residual stream before its first layer".into())),
+        let layers = &transcoders.layers;
+        let stream = |layer: usize, hook: &str| {
+            let here = sites.iter().find(|site| site.layer == Some(layer) && site.name.ends_with(hook));
+            let reason = || Error::Config(format!("layer {layer} of the network has no {hook}"));
+            here.map(|site| site.name.clone()).ok_or_else(reason)
         };
-        let is_held = |name: &str| name.ends_with("hook_scale") || name.ends_with("hook_pattern");
-        let held: Vec<String> = sites.iter().filter(|site| is_held(&site.name)).map(|site| site.name.clone()).collect();
+        let later = || layers.iter().skip(1).map(|layer| layer.layer);
+        let entries = std::iter::once(0).chain(later());
+        let entries = entries.map(|layer| stream(layer, "hook_resid_pre")).collect::<Result<Vec<_>>>()?;
+        let exits = later().map(|layer| stream(layer - 1, "hook_resid_post")).collect::<Result<Vec<_>>>()?;
         if let Some(site) =
-            sites.iter().find(|site| site.name.ends_with(".hook_mlp_out") && !transcoders.writes(&site.name))
+            sites.iter().find(|site| site.name.ends_with(".hook_mlp_out") && !transcoders.write_to(&site.name))
         {
             return Err(Error::Config(format!(
                 "{} is not written by a transcoder: a graph needs one for each layer's MLP",
                 site.name
             )));
         }
-        let mut plan =
-            [&embedding].into_iter().chain(&held).fold(Plan::default(), |plan, site| plan.capture(Capture::new(site)));
-        for layer in &transcoders.layers {
-            plan = plan.capture(Capture::new(&layer.input)).capture(Capture::new(&layer.output));
-        }
+        let is_held = |name: &str| name.ends_with("hook_scale") || name.ends_with("hook_pattern");
+        let held: Vec<&String> = sites.iter().map(|site| &site.name).filter(|name| is_held(name)).collect();
+        let held: Vec<&String> = held.into_iter().chain(layers.iter().map(|layer| &layer.output)).collect();
+        let read = held.iter().copied().chain(&entries).chain(layers.iter().map(|layer| &layer.input));
+        let plan = read.fold(Plan::default(), |plan, site| plan.capture(Capture::new(site)));
         let run = network.run(&Inputs::tokens(vec![tokens.to_vec()])?, &plan)?;
-        let mut edits = Vec::new();
-        for site in held.iter().chain(transcoders.layers.iter().map(|layer| &layer.output)) {
-            let value = run.captured.get(site)?.detach();
-            edits.push(Edit::new(site, Change::Set { value: value.into() }));
+        let hold = |site: &String| -> Result<Edit> {
+            Ok(Edit::new(site, Change::Set { value: run.captured.get(site)?.detach().into() }))
+        };
+        let held = held.into_iter().map(hold).collect::<Result<_>>()?;
+        let cuts = entries.iter().skip(1).map(hold).collect::<Result<_>>()?;
+
+        let vectors = |site: &str| Matrix::from_tensor(&vectors_at(network, &run, site)?);
+        let read = layers.iter().map(|layer| vectors(&layer.input)).collect::<Result<Vec<_>>>()?;
+        let mut errors = layers.iter().map(|layer| vectors(&layer.output)).collect::<Result<Vec<_>>>()?;
+        for (number, (layer, x)) in layers.iter().zip(&read).enumerate() {
+            let explained = layer.transcoder.reconstruct(x)?;
+            for (position, row) in explained.iter().enumerate() {
+                for (errors, explained) in errors[number..].iter_mut().zip(row.chunks_exact(layer.width)) {
+                    let error = errors.row_mut(position).iter_mut();
+                    error.zip(explained).for_each(|(error, explained)| *error -= explained);
+                }
+            }
         }
-        let (mut read, mut errors) = (Vec::new(), Vec::new());
-        for layer in &transcoders.layers {
-            let x = Matrix::from_tensor(&vectors_at(network, &run, &layer.input)?)?;
-            let mut error = Matrix::from_tensor(&vectors_at(network, &run, &layer.output)?)?;
-            let explained = layer.transcoder.reconstruct(&x)?;
-            error.values_mut().iter_mut().zip(explained.values()).for_each(|(error, explained)| *error -= explained);
-            read.push(x);
-            errors.push(error);
-        }
-        let embedded = Matrix::from_tensor(&vectors_at(network, &run, &embedding)?)?;
+        let embedded = vectors(&entries[0])?;
         let logits = last_logits(&run, 0)?.to_vec1()?;
-        Ok(Self { tokens: tokens.to_vec(), held: edits, embedding, embedded, read, errors, logits })
+        Ok(Self { tokens: tokens.to_vec(), held, cuts, entries, exits, embedded, read, errors, logits })
     }
 
-    /// The linear network on `rows` copies of the prompt. With `gradients`, sites that sources write to have them.
-    pub(super) fn run(
-        &self,
-        network: &dyn Network,
-        transcoders: &Transcoders,
-        rows: usize,
-        gradients: bool,
-        more: Vec<Edit>,
-    ) -> Result<Run> {
-        let mut plan = Plan { edits: self.held.clone(), ..Plan::default() };
-        plan.edits.extend(more);
-        plan.captures.push(Capture { gradient: gradients, ..Capture::new(&self.embedding) });
-        for layer in &transcoders.layers {
-            plan.captures.push(Capture { gradient: gradients, ..Capture::new(&layer.input) });
-            plan.captures.push(Capture { gradient: gradients, ..Capture::new(&layer.output) });
+    /// The linear network with `edits` of the sites that sources write to.
+    pub(super) fn run(&self, network: &dyn Network, transcoders: &Transcoders, mut edits: Vec<Edit>) -> Result<Run> {
+        let pass = |edits: &[Edit]| -> Result<Run> {
+            let read = transcoders.layers.iter().map(|layer| Capture::new(&layer.input)).collect();
+            let plan = Plan { edits: [&self.held, edits].concat(), captures: read, ..Plan::default() };
+            let inputs = Inputs::tokens(vec![self.tokens.clone()])?;
+            Ok(network.run(&inputs, &plan.outputs_at(Index::At(-1)))?)
+        };
+        let mut run = pass(&edits)?;
+        // A skip hands on what has changed of what it reads, and so changes what the layers after it read: one by one.
+        for (layer, read) in transcoders.layers.iter().zip(&self.read) {
+            let Some(skip) = &layer.skip else { continue };
+            let now = Matrix::from_tensor(&vectors_at(network, &run, &layer.input)?)?;
+            let changed = (now.tensor()? - read.tensor()?)?;
+            let value = changed.matmul(&skip.t()?)?.unsqueeze(0)?.into();
+            edits.push(Edit::new(&layer.output, Change::Add { value, scale: 1. }));
+            run = pass(&edits)?;
         }
-        plan = plan.outputs_at(Index::At(-1));
-        Ok(network.run(&Inputs::tokens(vec![self.tokens.clone(); rows])?, &plan)?)
+        Ok(run)
     }
 
-    /// An edit that adds `vector` at one position of a site.
-    pub(super) fn adding(site: &str, position: usize, vector: Vec<f32>) -> Result<Edit> {
-        let value = Tensor::from_vec(vector, (1, 1, ()), &candle_core::Device::Cpu)?;
-        let change = Change::Add { value: value.into(), scale: 1. };
+    /// The linear network on `rows` copies of the prompt, cut before each transcoder's layer. It has gradients at all sites that
+    /// sources write to and at all cuts, within one piece.
+    pub(super) fn pieces(&self, network: &dyn Network, transcoders: &Transcoders, rows: usize) -> Result<Run> {
+        let read = transcoders.layers.iter().map(|layer| &layer.input).chain(&self.exits).map(Capture::new);
+        let written = transcoders.layers.iter().map(|layer| &layer.output).chain(&self.entries);
+        let captures = read.chain(written.map(|site| Capture::new(site).with_gradient())).collect();
+        let plan = Plan { edits: [self.held.as_slice(), &self.cuts].concat(), captures, ..Plan::default() };
+        let inputs = Inputs::tokens(vec![self.tokens.clone(); rows])?;
+        Ok(network.run(&inputs, &plan.outputs_at(Index::At(-1)))?)
+    }
+
+    /// An edit that takes `vector` away at one position of a site.
+    pub(super) fn without(site: &str, position: usize, vector: &[f32]) -> Result<Edit> {
+        let value = Tensor::from_slice(vector, (1, 1, vector.len()), &candle_core::Device::Cpu)?;
+        let change = Change::Add { value: value.into(), scale: -1. };
         Ok(Edit::new(site, change).at(AxisName::Position, Index::At(position as i64)))
-    }
-}
-
-impl Transcoders {
-    fn writes(&self, site: &str) -> bool {
-        self.layers.iter().any(|layer| layer.output == site)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The nodes of a graph and the edges between them.
 
-use candle_core::Tensor;
-use endoscope_net::Network;
+use endoscope_net::{Edit, Network};
 use serde::{Deserialize, Serialize};
 
-use super::frozen::{Frozen, Transcoders, last_logits};
+use super::frozen::Frozen;
 use super::prune::influences;
+use super::trace::{Target, Tracer};
+use super::transcoders::Transcoders;
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;
 
@@ -19,7 +20,7 @@ pub struct GraphSettings {
     pub desired_logit_prob: f64,
     /// The most features: those that influence the logits most.
     pub max_feature_nodes: usize,
-    /// How many targets' edges are found in one run.
+    /// How many targets are traced back together: the prompt is run as many times at once.
     pub batch_size: usize,
 }
 
@@ -50,7 +51,7 @@ pub struct Feature {
 pub enum Node {
     /// An active feature.
     Feature(Feature),
-    /// What a layer's transcoder does not explain at a position.
+    /// What no transcoder explains of what a layer's MLP writes at a position.
     Error {
         /// Which of the transcoders.
         transcoder: usize,
@@ -85,8 +86,8 @@ pub struct Graph {
     pub tokens: Vec<u32>,
     /// Features, then errors, then tokens, then logits.
     pub nodes: Vec<Node>,
-    /// `[nodes, nodes]`: row `target`, column `source`; how much the source adds to the target's pre-activation or logit (less
-    /// the mean logit).
+    /// `[nodes, nodes]`: row `target`, column `source`; how much the source adds to the target's activation, or to its logit less
+    /// the mean logit.
     pub edges: Edges,
     /// How many features were active, in the graph or not.
     pub active_features: usize,
@@ -111,10 +112,11 @@ pub fn attribute(
     let wanted = features.len().min(settings.max_feature_nodes);
     let targets = wanted + logits.len();
 
-    let mut finder = Finder { network, transcoders, frozen, features: &features, batch: settings.batch_size.max(1) };
+    let rows = settings.batch_size.clamp(1, targets);
+    let tracer = Tracer::new(network, transcoders, frozen, &features, rows)?;
     let logit_targets: Vec<Target> = logits.iter().map(|&(token, _)| Target::Logit(token)).collect();
     let mut rows: Vec<(Option<usize>, Vec<f32>)> =
-        finder.edges(&logit_targets)?.into_iter().map(|row| (None, row)).collect();
+        tracer.edges(&logit_targets)?.into_iter().map(|row| (None, row)).collect();
     let mut visited = vec![false; features.len()];
     let mut found = 0;
     while found < wanted {
@@ -126,9 +128,9 @@ pub fn attribute(
         let influence = partial_influence(&rows, &weights, features.len(), sources);
         let mut order: Vec<usize> = (0..features.len()).filter(|&feature| !visited[feature]).collect();
         order.sort_by(|&a, &b| influence[b].total_cmp(&influence[a]).then(a.cmp(&b)));
-        order.truncate(finder.batch.min(wanted - found));
-        let next: Vec<Target> = order.iter().map(|&feature| Target::Feature(feature)).collect();
-        let edges = finder.edges(&next)?;
+        order.truncate(tracer.rows().min(wanted - found));
+        let next: Vec<Target> = order.iter().map(|&feature| features[feature].into()).collect();
+        let edges = tracer.edges(&next)?;
         for (&feature, row) in order.iter().zip(edges) {
             visited[feature] = true;
             rows.push((Some(feature), row));
@@ -164,33 +166,47 @@ pub fn measure(
     source: &Node,
     target: &Node,
 ) -> Result<f64> {
-    let writes = |scale: f32, vector: &[f32]| vector.iter().map(|x| -scale * x).collect::<Vec<f32>>();
-    let edit = match *source {
-        Node::Feature(Feature { transcoder, position, feature, activation, .. }) => {
-            let layer = &transcoders.layers[transcoder];
-            Frozen::adding(&layer.output, position, writes(activation, &layer.transcoder.direction(feature)?))?
-        }
-        Node::Error { transcoder, position, .. } => {
-            let vector = writes(1., frozen.errors[transcoder].row(position));
-            Frozen::adding(&transcoders.layers[transcoder].output, position, vector)?
-        }
-        Node::Token { position, .. } => {
-            Frozen::adding(&frozen.embedding, position, writes(1., frozen.embedded.row(position)))?
-        }
-        Node::Logit { .. } => return Err(Error::Measure("a logit is no source".into())),
+    let value = |without: &[Node]| value_without(network, transcoders, frozen, without, target);
+    Ok(value(&[])? - value(&[*source])?)
+}
+
+/// The activation of `target` less its bias, as if it stayed active, or its logit less the mean logit: in a run of the linear
+/// network in which some `sources` write nothing.
+pub fn value_without(
+    network: &dyn Network,
+    transcoders: &Transcoders,
+    frozen: &Frozen,
+    sources: &[Node],
+    target: &Node,
+) -> Result<f64> {
+    let target = match *target {
+        Node::Feature(feature) => Target::from(feature),
+        Node::Logit { token, .. } => Target::Logit(token),
+        _ => return Err(Error::Measure("errors and tokens are no targets".into())),
     };
-    let value = |edits| -> Result<f64> {
-        let run = frozen.run(network, transcoders, 1, false, edits)?;
-        let target = match *target {
-            Node::Feature(Feature { transcoder, position, feature, .. }) => {
-                Target::Encoded { transcoder, position, feature }
+    let mut edits: Vec<Edit> = Vec::new();
+    for source in sources {
+        match *source {
+            Node::Feature(Feature { transcoder, position, feature, activation, .. }) => {
+                let own = &transcoders.layers[transcoder];
+                let written: Vec<f32> =
+                    own.transcoder.direction(feature)?.iter().map(|direction| activation * direction).collect();
+                for (layer, vector) in transcoders.layers[transcoder..].iter().zip(written.chunks_exact(own.width)) {
+                    edits.push(Frozen::without(&layer.output, position, vector)?);
+                }
             }
-            Node::Logit { token, .. } => Target::Logit(token),
-            _ => return Err(Error::Measure("errors and tokens are no targets".into())),
-        };
-        Ok(f64::from(target.value(transcoders, &run, 0)?.to_scalar::<f32>()?))
-    };
-    Ok(value(Vec::new())? - value(vec![edit])?)
+            Node::Error { transcoder, position, .. } => {
+                let vector = frozen.errors[transcoder].row(position);
+                edits.push(Frozen::without(&transcoders.layers[transcoder].output, position, vector)?);
+            }
+            Node::Token { position, .. } => {
+                edits.push(Frozen::without(&frozen.entries[0], position, frozen.embedded.row(position))?);
+            }
+            Node::Logit { .. } => return Err(Error::Measure("a logit is no source".into())),
+        }
+    }
+    let run = frozen.run(network, transcoders, edits)?;
+    Ok(f64::from(target.value(transcoders, &run, 0)?.to_scalar::<f32>()?))
 }
 
 fn active(transcoders: &Transcoders, frozen: &Frozen) -> Result<Vec<Feature>> {
@@ -229,97 +245,6 @@ fn chosen_logits(logits: &[f32], settings: &GraphSettings) -> Vec<(u32, f64)> {
     });
     order.truncate(enough.map_or(order.len(), |last| last + 1).min(settings.max_n_logits.max(1)));
     order
-}
-
-/// What edges lead to.
-#[derive(Debug, Clone, Copy)]
-enum Target {
-    /// One of the features, by its place in the list.
-    Feature(usize),
-    /// A feature, in the prompt or not.
-    Encoded {
-        transcoder: usize,
-        position: usize,
-        feature: usize,
-    },
-    Logit(u32),
-}
-
-impl Target {
-    fn value(self, transcoders: &Transcoders, run: &endoscope_net::Run, row: usize) -> Result<Tensor> {
-        match self {
-            Self::Encoded { transcoder, position, feature } => {
-                let layer = &transcoders.layers[transcoder];
-                let x = run.captured.get(&layer.input)?.get(row)?.get(position)?.flatten_all()?;
-                let direction = layer.transcoder.weights().encoder.row(feature);
-                let direction = Tensor::from_slice(direction, direction.len(), x.device())?;
-                Ok((x * direction)?.sum_all()?)
-            }
-            Self::Logit(token) => {
-                let logits = last_logits(run, row)?;
-                Ok((logits.get(token as usize)? - logits.mean_all()?)?)
-            }
-            Self::Feature(_) => {
-                Err(Error::Measure("a feature of the list has no place in the prompt by itself".into()))
-            }
-        }
-    }
-}
-
-struct Finder<'a> {
-    network: &'a dyn Network,
-    transcoders: &'a Transcoders,
-    frozen: &'a Frozen,
-    features: &'a [Feature],
-    batch: usize,
-}
-
-impl Finder<'_> {
-    /// For each target what each source adds: features, errors (layer by layer), tokens.
-    fn edges(&mut self, targets: &[Target]) -> Result<Vec<Vec<f32>>> {
-        let mut all = Vec::new();
-        for targets in targets.chunks(self.batch) {
-            let run = self.frozen.run(self.network, self.transcoders, targets.len(), true, Vec::new())?;
-            let values = targets.iter().enumerate().map(|(row, &target)| {
-                let target = match target {
-                    Target::Feature(at) => {
-                        let Feature { transcoder, position, feature, .. } = self.features[at];
-                        Target::Encoded { transcoder, position, feature }
-                    }
-                    other => other,
-                };
-                target.value(self.transcoders, &run, row)
-            });
-            // The rows do not know of each other: one backward pass of the sum gives the gradients of all.
-            let sum = Tensor::stack(&values.collect::<Result<Vec<_>>>()?, 0)?.sum_all()?;
-            let gradients = run.gradients(&sum)?;
-            let of = |site: &str| -> Result<Vec<Matrix>> {
-                let gradient = gradients.get(site)?;
-                (0..targets.len()).map(|row| Matrix::from_tensor(&gradient.get(row)?)).collect()
-            };
-            let outputs =
-                self.transcoders.layers.iter().map(|layer| of(&layer.output)).collect::<Result<Vec<Vec<Matrix>>>>()?;
-            let embeddings = of(&self.frozen.embedding)?;
-            for row in 0..targets.len() {
-                all.push(self.row(&outputs, &embeddings, row)?);
-            }
-        }
-        Ok(all)
-    }
-
-    fn row(&self, outputs: &[Vec<Matrix>], embeddings: &[Matrix], row: usize) -> Result<Vec<f32>> {
-        let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let mut edges = Vec::with_capacity(self.features.len() + (outputs.len() + 1) * self.frozen.tokens.len());
-        for &Feature { transcoder, position, feature, activation, .. } in self.features {
-            let dictionary = &self.transcoders.layers[transcoder].transcoder;
-            edges.push(activation * product(outputs[transcoder][row].row(position), &dictionary.direction(feature)?));
-        }
-        for (errors, gradients) in self.frozen.errors.iter().zip(outputs) {
-            edges.extend(errors.iter().zip(gradients[row].iter()).map(|(error, gradient)| product(error, gradient)));
-        }
-        edges.extend(self.frozen.embedded.iter().zip(embeddings[row].iter()).map(|(x, gradient)| product(x, gradient)));
-        Ok(edges)
-    }
 }
 
 /// How much the logits owe to each source, through the targets whose edges are known.

@@ -103,7 +103,7 @@ pub fn graph_json(graph: &Graph, pruned: &Pruned, names: &GraphNames<'_>, label:
             "feature_type": kind,
             "jsNodeId": js,
             "clerp": text,
-            "influence": pruned.influence[number],
+            "influence": if let Node::Logit { .. } = node { None } else { Some(pruned.influence[number]) },
             "is_target_logit": matches!(*node, Node::Logit { token, .. } if Some(token) == best),
             "token_prob": if let Node::Logit { probability, .. } = node { *probability } else { 0. },
             "run_idx": 0,

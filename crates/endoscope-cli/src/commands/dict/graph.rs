@@ -3,17 +3,18 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use endoscope_dictionary::Dictionary;
 use endoscope_dictionary::attribution::{
     Frozen, Graph, GraphNames, GraphSettings, Node, Pruned, Transcoders, attribute, graph_json, prune,
 };
+use endoscope_dictionary::formats::{self, Contents};
 use endoscope_models::Model;
+use endoscope_net::Network;
 use endoscope_report::{HashedFile, Report, RunDirectory, Section, Started, Table, labels};
 use serde_json::json;
 
-use super::source::{files, open_all};
+use super::source::{files, open_one};
 use crate::input::{self, BosArguments, ModelArgument};
 use crate::output::Output;
 use crate::progress;
@@ -23,7 +24,7 @@ use crate::provenance::{next_free, provenance};
 pub struct AttributionGraph {
     #[command(flatten)]
     model: ModelArgument,
-    /// Transcoders, one for the MLP of each layer: directories of one or several.
+    /// Transcoders, one for the MLP of each layer: directories of one or several; or the directory of one cross-layer transcoder.
     #[arg(long = "transcoders", value_name = "PATH", required = true)]
     transcoders: Vec<PathBuf>,
     /// The prompt.
@@ -61,13 +62,9 @@ impl AttributionGraph {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let started = Started::now();
         let model = self.model.open()?;
-        let mut dictionaries: Vec<Dictionary> = Vec::new();
-        for path in &self.transcoders {
-            dictionaries.extend(open_all(path)?);
-        }
+        let transcoders = opened(&model.decoder, &self.transcoders)?;
         let prompt = input::text(&model, &self.prompt, self.bos, output)?;
         let network = &model.decoder;
-        let transcoders = Transcoders::new(network, dictionaries)?;
         let frozen = Frozen::new(network, &transcoders, &prompt.ids)?;
         let settings = GraphSettings {
             max_n_logits: self.max_n_logits,
@@ -106,6 +103,28 @@ impl AttributionGraph {
         }
         output.finish(directory, &provenance, &report)
     }
+}
+
+/// The transcoders at these paths: one for each layer, or one across them.
+fn opened(network: &dyn Network, paths: &[PathBuf]) -> Result<Transcoders> {
+    let mut dictionaries = Vec::new();
+    for path in paths {
+        match formats::open(path)?.contents {
+            Contents::Dictionary(dictionary) => dictionaries.push(*dictionary),
+            Contents::Set(members) => {
+                for member in &members {
+                    dictionaries.push(open_one(member)?);
+                }
+            }
+            Contents::CrossLayer(transcoder) => {
+                if paths.len() > 1 {
+                    bail!("{} is a cross-layer transcoder, which stands for all MLPs: give no others", path.display());
+                }
+                return Ok(Transcoders::cross_layer(network, *transcoder)?);
+            }
+        }
+    }
+    Ok(Transcoders::new(network, dictionaries)?)
 }
 
 fn named(node: &Node, model: &Model) -> String {
@@ -147,9 +166,10 @@ fn report(prompt: &str, graph: &Graph, pruned: &Pruned, model: &Model) -> Result
     report.sections.push(Section::Table {
         heading: Some("The strongest edges".into()),
         table: "edges".into(),
-        caption: "How much the source adds to the target's pre-activation, or to the logit less the mean logit, with attention \
+        caption:
+            "How much the source adds to the target's activation, or to the logit less the mean logit, with attention \
                   patterns and norms held."
-            .into(),
+                .into(),
     });
     Ok(report)
 }

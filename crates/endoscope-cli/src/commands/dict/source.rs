@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use endoscope_dictionary::formats::{self, Contents};
+use endoscope_dictionary::formats;
 use endoscope_dictionary::{Config, Dictionary};
 use endoscope_models::Model;
 
@@ -62,17 +62,6 @@ pub fn template(model: &Model, sites: &[String], output_site: Option<&str>) -> R
 /// The one dictionary at a path, of whichever format.
 pub fn open_one(path: &Path) -> Result<Dictionary> {
     Ok(formats::open(path)?.dictionary(path)?)
-}
-
-/// All dictionaries at a path.
-pub fn open_all(path: &Path) -> Result<Vec<Dictionary>> {
-    match formats::open(path)?.contents {
-        Contents::Dictionary(dictionary) => Ok(vec![*dictionary]),
-        Contents::CrossLayer(_) => {
-            bail!("{} is a cross-layer transcoder, of which no graph is made yet", path.display())
-        }
-        Contents::Set(paths) => paths.iter().map(|path| open_one(path)).collect(),
-    }
 }
 
 /// The files of a dictionary, in order: for the provenance.
