@@ -85,7 +85,7 @@ fn blocked<T: Send>(
         for top in (end..all).step_by(block.rows) {
             let bottom = (top + block.rows).min(all);
             if let Some(shadow) = &shadow
-                && let Some(pairs) = cloud.from_shadows(shadow, &near, [start, end], top..bottom)?
+                && let Some(pairs) = cloud.pairs_by_shadows(shadow, &near, [start, end], top..bottom)?
             {
                 cloud.add_pairs(&mut near, top, &pairs);
                 continue;
@@ -100,13 +100,16 @@ fn blocked<T: Send>(
     settled.collect()
 }
 
+/// Points, each with its product with one and the same other.
+type Pairs = Vec<(usize, f32)>;
+
 /// What has been found around one point: every point that may be among its nearest, and others.
 #[derive(Debug, Clone)]
 struct Near {
     /// What the lowest squared distance of a point, without the norm of this one, must not be above.
     limit: f32,
     /// A point, and its product with this one.
-    found: Vec<(usize, f32)>,
+    found: Pairs,
 }
 
 impl Default for Near {
@@ -185,13 +188,13 @@ impl<'a> Cloud<'a> {
 
     /// Of each of `rows` the points from `start` to below `end` that may be near it, or it near them, with their products;
     /// nothing where they are too many.
-    fn from_shadows(
+    fn pairs_by_shadows(
         &self,
         shadow: &Shadow,
         near: &[Near],
         stripe: [usize; 2],
         rows: Range<usize>,
-    ) -> Result<Option<Vec<Vec<(usize, f32)>>>> {
+    ) -> Result<Option<Vec<Pairs>>> {
         let reach =
             |range: Range<usize>| -> Vec<f32> { range.map(|point| near[point].limit + self.lows[point]).collect() };
         let [start, end] = stripe;
@@ -207,7 +210,7 @@ impl<'a> Cloud<'a> {
     }
 
     /// Adds pairs with their products: of the point `top` and of each that follows.
-    fn add_pairs(&self, near: &mut [Near], top: usize, pairs: &[Vec<(usize, f32)>]) {
+    fn add_pairs(&self, near: &mut [Near], top: usize, pairs: &[Pairs]) {
         for (at, pairs) in pairs.iter().enumerate() {
             for &(point, product) in pairs {
                 self.add(&mut near[top + at], top + at, point, product);
@@ -405,12 +408,12 @@ mod tests {
         let cloud = Cloud::new(&points, 40, 3, 48. * ROUNDING);
         let shadow = Shadow::new(&cloud.scaled, 40, &cloud.norms, 3).unwrap();
         let mut near = vec![Near::default(); 900];
-        let none = cloud.from_shadows(&shadow, &near, [0, 100], 100..400).unwrap();
+        let none = cloud.pairs_by_shadows(&shadow, &near, [0, 100], 100..400).unwrap();
         assert!(none.is_none(), "before anything is known every pair may be near");
         cloud.compare_with(&mut near, [0, 100], 100..400).unwrap();
         cloud.compare_with(&mut near, [0, 100], 0..100).unwrap();
         near[..400].iter_mut().enumerate().for_each(|(row, near)| cloud.narrow(near, row));
-        assert!(cloud.from_shadows(&shadow, &near, [100, 200], 200..400).unwrap().is_some());
+        assert!(cloud.pairs_by_shadows(&shadow, &near, [100, 200], 200..400).unwrap().is_some());
     }
 
     #[test]
