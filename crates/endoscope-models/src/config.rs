@@ -98,7 +98,12 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).map_err(|error| Error::read(path, error))?;
         let Value::Object(keys) = value else { return Err(Error::read(path, "it is not a JSON object")) };
-        Ok(Self { path: path.to_path_buf(), keys, taken: BTreeSet::new(), problems: Vec::new() })
+        Ok(Self::new(path, keys))
+    }
+
+    /// The keys of a file; `path` is what errors name.
+    pub fn new(path: &Path, keys: Map<String, Value>) -> Self {
+        Self { path: path.to_path_buf(), keys, taken: BTreeSet::new(), problems: Vec::new() }
     }
 
     /// Where it was read.

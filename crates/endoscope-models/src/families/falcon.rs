@@ -9,6 +9,7 @@ use crate::spec::{Biases, Order, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "falcon",
+    class: "FalconForCausalLM",
     spec,
     names: |spec| {
         let two_norms = spec.order == Order::Parallel;

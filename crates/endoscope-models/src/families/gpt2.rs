@@ -11,6 +11,7 @@ use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "gpt2",
+    class: "GPT2LMHeadModel",
     spec,
     names: |_| Names::GPT2,
     ignorable: &[".attn.bias", ".attn.masked_bias"],
@@ -74,7 +75,6 @@ fn spec(config: &mut Config) -> Spec {
 /// The config.json of `spec`.
 fn config(spec: &Spec) -> Value {
     json!({
-        "architectures": ["GPT2LMHeadModel"],
         "vocab_size": spec.vocabulary,
         "n_positions": spec.context,
         "n_embd": spec.d_model,

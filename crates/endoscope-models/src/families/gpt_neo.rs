@@ -10,6 +10,7 @@ use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "gpt_neo",
+    class: "GPTNeoForCausalLM",
     spec,
     names: |_| Names {
         qkv: Qkv::Apart(["attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"]),

@@ -8,6 +8,7 @@ use crate::spec::Spec;
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "mistral",
+    class: "MistralForCausalLM",
     spec,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],

@@ -29,19 +29,21 @@ use crate::decoder::Weights;
 use crate::error::{Error, Result};
 use crate::spec::{Activation, Positions, Spec};
 use crate::weights::WeightSource;
-use names::Names;
+use names::{Names, NormTensors};
 
 /// How one family is translated.
 struct Translator {
     /// The `model_type` of config.json.
     model_type: &'static str,
+    /// transformers' class, the `architectures` of config.json.
+    class: &'static str,
     /// A config.json as a spec.
     spec: fn(&mut Config) -> Spec,
     /// What the weights of a spec are called.
     names: fn(&Spec) -> Names,
     /// How names end of tensors that older files hold and no model reads: buffers.
     ignorable: &'static [&'static str],
-    /// The config.json of a spec, for families that can be trained here.
+    /// The config.json of a spec, for families that recipes describe in a few keys of their own.
     config: Option<fn(&Spec) -> Value>,
 }
 
@@ -160,18 +162,55 @@ impl Family {
         tied_copy || self.translator().ignorable.iter().any(|end| name.ends_with(end))
     }
 
-    /// Whether a model of this family can be trained and written here.
-    pub fn is_trainable(self) -> bool {
-        self.translator().config.is_some()
+    /// What a norm's weight that changes nothing is in a file: 1, or 0 where files hold it less 1.
+    pub fn neutral_norm(self, spec: &Spec) -> f32 {
+        match (self.translator().names)(spec).norms {
+            NormTensors::WeightLessOne => 0.,
+            NormTensors::Weight | NormTensors::WeightAndBias => 1.,
+        }
     }
 
-    /// The config.json of `spec`, what [`Family::spec`] translates back to the same; none for families that are only
-    /// read.
-    pub fn config(self, spec: &Spec) -> Option<Map<String, Value>> {
-        let Value::Object(mut config) = self.translator().config?(spec) else { return None };
+    /// The config.json of `spec`, what [`Family::spec`] translates back to the same; an error for families that are only
+    /// translated the other way, whose models are described by [`Family::completed`] keys.
+    pub fn config(self, spec: &Spec) -> Result<Map<String, Value>> {
+        let own = self.translator().config.map(|config| config(spec));
+        let Some(Value::Object(own)) = own else { return Err(Error::NoConfig { family: self.model_type() }) };
+        let mut config = self.beginning();
+        config.extend(own);
+        self.end(&mut config);
+        Ok(config)
+    }
+
+    /// The config.json of a model with so many tokens and positions, of which `keys` of the family's configuration say the
+    /// rest: theirs, the two sizes, and what every file says.
+    pub fn completed(self, keys: &Map<String, Value>, vocabulary: usize, context: usize) -> Map<String, Value> {
+        let mut config = self.beginning();
+        config.extend(keys.clone());
+        config.insert("vocab_size".into(), vocabulary.into());
+        config.insert(self.context_key().into(), context.into());
+        // transformers' own defaults are tokens that a small vocabulary does not have.
+        for token in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            config.entry(token).or_insert(Value::Null);
+        }
+        self.end(&mut config);
+        config
+    }
+
+    /// The key of config.json that says how long a sequence may be.
+    pub fn context_key(self) -> &'static str {
+        match self {
+            Self::Gpt2 | Self::GptBigCode | Self::GptJ => "n_positions",
+            _ => "max_position_embeddings",
+        }
+    }
+
+    fn beginning(self) -> Map<String, Value> {
+        Map::from_iter([("architectures".into(), vec![self.translator().class].into())])
+    }
+
+    fn end(self, config: &mut Map<String, Value>) {
         config.insert("model_type".into(), self.model_type().into());
         config.insert("torch_dtype".into(), "float32".into());
-        Some(config)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::spec::{Biases, Norm, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "opt",
+    class: "OPTForCausalLM",
     spec,
     names: |_| Names {
         prefix: "model.decoder.",

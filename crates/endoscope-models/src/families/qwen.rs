@@ -9,15 +9,16 @@ use crate::spec::{Biases, ExpertWeights, Experts, Norm, QkNorm, QkNormOver, Spec
 
 pub(super) const QWEN2: Translator = Translator {
     model_type: "qwen2",
+    class: "Qwen2ForCausalLM",
     spec: qwen2,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],
     config: None,
 };
 
-pub(super) const QWEN3: Translator = Translator { model_type: "qwen3", spec: qwen3, ..QWEN2 };
+pub(super) const QWEN3: Translator = Translator { model_type: "qwen3", class: "Qwen3ForCausalLM", spec: qwen3, ..QWEN2 };
 
-pub(super) const QWEN3_MOE: Translator = Translator { model_type: "qwen3_moe", spec: qwen3_moe, ..QWEN2 };
+pub(super) const QWEN3_MOE: Translator = Translator { model_type: "qwen3_moe", class: "Qwen3MoeForCausalLM", spec: qwen3_moe, ..QWEN2 };
 
 fn qwen2(config: &mut Config) -> Spec {
     let mut spec = base(config);
