@@ -162,7 +162,9 @@ mod tests {
             let kept = matrices().filter(|(name, variable)| !crate::adamw::decays(name, variable)).count();
             assert_eq!(kept, expected, "{}", path.display());
             for norm in weights.layers.iter().flat_map(|layer| [&layer.ln1, &layer.ln2_post, &layer.attention.q_norm]) {
-                let ones = norm.iter().all(|norm| norm.weight.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|&x| x == 1.));
+                let ones = norm
+                    .iter()
+                    .all(|norm| norm.weight.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|&x| x == 1.));
                 assert!(ones, "{}: a norm starts with a weight that changes something", path.display());
             }
         }

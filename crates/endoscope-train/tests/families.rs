@@ -9,13 +9,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use common::{Pairs, files, recipe, train_to_the_end, train_until_killed};
 use endoscope_models::config::Config;
 use endoscope_models::{Decoder, Family, Model};
 use endoscope_net::{Inputs, Network, Plan};
 use endoscope_train::{
-    Batch, Batches, LossOn, ModelRecipe, Parameters, Recipe, Shape, TrainingRecipe, cross_entropy, slope,
+    Batch, Batches, LossOn, ModelRecipe, Parameters, Recipe, Shape, TrainingRecipe, cross_entropy, initial_model, slope,
 };
 use serde_json::{Map, Value};
 
@@ -112,6 +112,8 @@ fn recipe_of(name: &str) -> Recipe {
     let mut recipe = recipe();
     recipe.model = ModelRecipe { family, context: 8, shape: Shape::Config { config } };
     (recipe.training.steps, recipe.training.warmup_steps, recipe.training.checkpoint_every) = (16, 0, 12);
+    // Of narrow models; 0.02 is for wide ones.
+    recipe.training.init_std = 0.1;
     let recipe = Recipe::parse("recipe.toml", &recipe.to_toml().unwrap()).unwrap();
     assert_eq!(recipe.model.config(12).unwrap()["architectures"], keys["architectures"]);
     recipe
@@ -149,7 +151,7 @@ fn every_family_learns_and_is_saved_as_it_was_trained() {
         let (_, losses) = train_to_the_end(&recipe, &out);
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
         let (first, last) = (mean(&losses[..2]), mean(&losses[14..]));
-        assert!(last < first - 0.1, "{name}: {losses:?}");
+        assert!(last < first - 0.2, "{name}: {losses:?}");
         // The loss of an update is that of the weights that the updates before it have left, in every tensor.
         let halfway = Model::open(out.join("checkpoints/step-000012")).unwrap();
         assert_eq!(halfway.spec(), &recipe.model.spec(12).unwrap());
@@ -175,4 +177,32 @@ fn a_resumed_run_of_a_family_is_the_uninterrupted_run_bit_for_bit() {
         assert_eq!(train_to_the_end(&recipe, &killed), (13, losses));
         assert!(files(&whole) == files(&killed), "{name}");
     }
+}
+
+#[test]
+fn experts_that_no_token_was_sent_to_have_a_gradient_of_zero() {
+    let mut recipe = recipe_of("mixtral-odd");
+    let Shape::Config { config } = &mut recipe.model.shape else { panic!("{recipe:?}") };
+    config.insert("num_local_experts".into(), 40.into());
+    let (decoder, parameters) = initial_model(&recipe, 12).unwrap();
+    let batch = Pairs.batch(1, 0, 2);
+    let mut of_parts = Vec::new();
+    for accumulate in [1, 2] {
+        recipe.training.accumulate = accumulate;
+        let slope = slope(&decoder, &parameters.variables, &batch, &recipe.training).unwrap();
+        let length = |(_, variable): (&String, &Var)| {
+            let gradient = slope.gradients.get(variable.as_tensor()).unwrap();
+            assert_eq!(gradient.dims(), variable.dims());
+            gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
+        };
+        let experts = parameters.variables.iter().filter(|(name, _)| name.contains(".experts."));
+        of_parts.push(experts.map(length).collect::<Vec<f32>>());
+    }
+    // 16 positions choose 2 of 40 each, in 2 layers; an expert has 3 matrices.
+    let idle = of_parts[0].iter().filter(|&&length| length == 0.).count();
+    assert!((3 * 2 * 8..of_parts[0].len()).contains(&idle), "{idle} of {}", of_parts[0].len());
+    assert!(of_parts[0].iter().zip(&of_parts[1]).all(|(whole, parts)| (whole - parts).abs() < 1e-6), "{of_parts:?}");
+    let directory = tempfile::tempdir().unwrap();
+    recipe.training.batch = 2;
+    train_to_the_end(&recipe, &directory.path().join("out"));
 }

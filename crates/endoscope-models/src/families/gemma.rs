@@ -32,7 +32,8 @@ pub(super) const GEMMA2: Translator = Translator {
     ..GEMMA
 };
 
-pub(super) const GEMMA3: Translator = Translator { model_type: "gemma3_text", class: "Gemma3ForCausalLM", spec: gemma3, ..GEMMA2 };
+pub(super) const GEMMA3: Translator =
+    Translator { model_type: "gemma3_text", class: "Gemma3ForCausalLM", spec: gemma3, ..GEMMA2 };
 
 fn base(config: &mut Config, activation_key: &str) -> Spec {
     config.inert(&["attention_dropout"]);

@@ -16,9 +16,11 @@ pub(super) const QWEN2: Translator = Translator {
     config: None,
 };
 
-pub(super) const QWEN3: Translator = Translator { model_type: "qwen3", class: "Qwen3ForCausalLM", spec: qwen3, ..QWEN2 };
+pub(super) const QWEN3: Translator =
+    Translator { model_type: "qwen3", class: "Qwen3ForCausalLM", spec: qwen3, ..QWEN2 };
 
-pub(super) const QWEN3_MOE: Translator = Translator { model_type: "qwen3_moe", class: "Qwen3MoeForCausalLM", spec: qwen3_moe, ..QWEN2 };
+pub(super) const QWEN3_MOE: Translator =
+    Translator { model_type: "qwen3_moe", class: "Qwen3MoeForCausalLM", spec: qwen3_moe, ..QWEN2 };
 
 fn qwen2(config: &mut Config) -> Spec {
     let mut spec = base(config);

@@ -10,11 +10,7 @@ use endoscope_train::{ModelRecipe, Parameters, Shape, ShortKeys};
 use crate::input;
 
 /// The shape of GPT-2 small (Radford et al. 2019).
-pub const GPT2_SMALL: ModelRecipe = ModelRecipe {
-    family: Family::Gpt2,
-    context: 1024,
-    shape: Shape::Short(SHORT),
-};
+pub const GPT2_SMALL: ModelRecipe = ModelRecipe { family: Family::Gpt2, context: 1024, shape: Shape::Short(SHORT) };
 const SHORT: ShortKeys = ShortKeys {
     d_model: 768,
     layers: 12,

@@ -13,11 +13,7 @@ use super::model::{INIT_STD, SEED};
 use super::work::{Amount, Limit, Prepared, Size, Work, random_rows};
 
 /// GPT-2's kind, small enough that an update takes less than a second on two cores.
-const MODEL: ModelRecipe = ModelRecipe {
-    family: Family::Gpt2,
-    context: 128,
-    shape: Shape::Short(SHORT),
-};
+const MODEL: ModelRecipe = ModelRecipe { family: Family::Gpt2, context: 128, shape: Shape::Short(SHORT) };
 const SHORT: ShortKeys = ShortKeys {
     d_model: 256,
     layers: 4,
