@@ -84,6 +84,8 @@ pub struct Config {
     path: PathBuf,
     keys: Map<String, Value>,
     taken: BTreeSet<String>,
+    /// Keys that were asked for and are not there, with the values that were taken for them.
+    assumed: Map<String, Value>,
     problems: Vec<String>,
 }
 
@@ -103,7 +105,13 @@ impl Config {
 
     /// The keys of a file; `path` is what errors name.
     pub fn new(path: &Path, keys: Map<String, Value>) -> Self {
-        Self { path: path.to_path_buf(), keys, taken: BTreeSet::new(), problems: Vec::new() }
+        let (taken, assumed, problems) = (BTreeSet::new(), Map::new(), Vec::new());
+        Self { path: path.to_path_buf(), keys, taken, assumed, problems }
+    }
+
+    /// The keys, and after them those that a translator asked for in vain, with the defaults that it took.
+    pub fn into_explicit(self) -> Map<String, Value> {
+        self.keys.into_iter().chain(self.assumed).collect()
     }
 
     /// Where it was read.
@@ -136,7 +144,7 @@ impl Config {
         self.keys.get(key).filter(|value| !value.is_null()).cloned()
     }
 
-    fn take_as<T>(
+    fn take_as<T: Clone + Into<Value>>(
         &mut self,
         key: &str,
         default: Option<T>,
@@ -144,8 +152,13 @@ impl Config {
         read: impl Fn(&Value) -> Option<T>,
     ) -> Option<T> {
         let Some(value) = self.take(key) else {
-            if default.is_none() {
-                self.problem(format!("`{key}` is missing"));
+            match &default {
+                None => self.problem(format!("`{key}` is missing")),
+                Some(default) if !self.keys.contains_key(key) => {
+                    self.assumed.insert(key.to_string(), default.clone().into());
+                }
+                // It is there and null, which is the default.
+                Some(_) => {}
             }
             return default;
         };
@@ -164,6 +177,13 @@ impl Config {
     /// A count with a default for absent or null.
     pub fn count_or(&mut self, key: &str, default: usize) -> usize {
         self.take_as(key, Some(default), "a count", |value| value.as_u64().map(|n| n as usize)).unwrap_or(default)
+    }
+
+    /// A count, if it is there.
+    pub fn optional_count(&mut self, key: &str) -> Option<usize> {
+        self.inert(&[key]);
+        self.peek(key)?;
+        Some(self.count(key))
     }
 
     /// A number with a default.
@@ -188,7 +208,12 @@ impl Config {
         self.list(key, "a list of counts", |value| value.as_u64().map(|n| n as usize))
     }
 
-    fn list<T>(&mut self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    fn list<T: Clone + Into<Value>>(
+        &mut self,
+        key: &str,
+        kind: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Option<Vec<T>> {
         self.inert(&[key]);
         self.peek(key)?;
         self.take_as(key, None, kind, |value| value.as_array()?.iter().map(&read).collect())

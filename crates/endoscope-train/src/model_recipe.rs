@@ -299,6 +299,12 @@ mod tests {
         assert_eq!(config["architectures"], serde_json::json!(["Gemma2ForCausalLM"]));
         assert_eq!((&config["vocab_size"], &config["max_position_embeddings"]), (&30.into(), &16.into()));
         assert_eq!((&config["attn_logit_softcapping"], &config["pad_token_id"]), (&Json::Null, &Json::Null));
+        // Defaults are written, as other programs have others; the base of rotary positions stands where it was given.
+        assert_eq!(
+            (&config["hidden_activation"], &config["rms_norm_eps"]),
+            (&"gelu_pytorch_tanh".into(), &1e-6.into())
+        );
+        assert_eq!((&config["tie_word_embeddings"], config.get("rope_theta")), (&true.into(), None));
         assert_eq!(config["rope_parameters"], serde_json::json!({"rope_type": "default", "rope_theta": 500.}));
     }
 

@@ -53,11 +53,10 @@ fn spec(config: &mut Config) -> Spec {
 fn windows(config: &mut Config, layers: usize, window: usize) -> Vec<Option<usize>> {
     let types = config.value("attention_types");
     let words = config.words("attention_layers").or_else(|| expanded(&types?, layers));
-    let words = words.unwrap_or_else(|| {
-        ["global", "local"].map(String::from).into_iter().cycle().take(layers.min(1 << 12)).collect()
-    });
+    let words = words.unwrap_or_else(|| ["global", "local"].map(String::from).into_iter().cycle().take(24).collect());
     if words.len() != layers {
-        config.problem(format!("`attention_types` names {} layers, but there are {layers}", words.len()));
+        let named = words.len();
+        config.problem(format!("`attention_types` names {named} layers (24 if it is absent), but there are {layers}"));
     }
     if let Some(other) = words.iter().find(|word| !["global", "local"].contains(&word.as_str())) {
         config.problem(format!("`attention_types` holds \"{other}\"; known are global and local"));

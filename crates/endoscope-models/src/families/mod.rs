@@ -22,6 +22,8 @@ mod smollm3;
 mod stablelm;
 mod starcoder2;
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use crate::config::Config;
@@ -182,7 +184,7 @@ impl Family {
     }
 
     /// The config.json of a model with so many tokens and positions, of which `keys` of the family's configuration say the
-    /// rest: theirs, the two sizes, and what every file says.
+    /// rest. Defaults that are taken for keys that are not there are written too, because other programs have others.
     pub fn completed(self, keys: &Map<String, Value>, vocabulary: usize, context: usize) -> Map<String, Value> {
         let mut config = self.beginning();
         config.extend(keys.clone());
@@ -193,7 +195,9 @@ impl Family {
             config.entry(token).or_insert(Value::Null);
         }
         self.end(&mut config);
-        config
+        let mut config = Config::new(Path::new("config.json"), config);
+        (self.translator().spec)(&mut config);
+        config.into_explicit()
     }
 
     /// The key of config.json that says how long a sequence may be.
@@ -315,7 +319,5 @@ fn set_windows(config: &mut Config, spec: &mut Spec, window: Option<usize>, wind
 
 /// `sliding_window`, if it is there.
 fn sliding_window(config: &mut Config) -> Option<usize> {
-    config.inert(&["sliding_window"]);
-    config.peek("sliding_window")?;
-    Some(config.count("sliding_window"))
+    config.optional_count("sliding_window")
 }

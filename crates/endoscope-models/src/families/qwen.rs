@@ -45,8 +45,9 @@ fn qwen3_moe(config: &mut Config) -> Spec {
     let step = config.count_or("decoder_sparse_step", 1);
     let dense = config.counts("mlp_only_layers").unwrap_or_default();
     let is_dense = |layer: &usize| dense.contains(layer) || step == 0 || !(layer + 1).is_multiple_of(step);
-    let named = config.count_or("num_local_experts", 128);
-    let count = config.count_or("num_experts", named);
+    // Two names of one number.
+    let named = config.optional_count("num_local_experts").filter(|_| config.peek("num_experts").is_none());
+    let count = named.unwrap_or_else(|| config.count_or("num_experts", 128));
     let weights = match config.switch_or("norm_topk_prob", false) {
         true => ExpertWeights::Renormalised,
         false => ExpertWeights::Probabilities,
