@@ -84,8 +84,8 @@ pub struct Config {
     path: PathBuf,
     keys: Map<String, Value>,
     taken: BTreeSet<String>,
-    /// Keys that were asked for and are not there, with the values that were taken for them.
-    assumed: Map<String, Value>,
+    /// Keys that were asked for, with what was read or, where they are not there, assumed.
+    read: Map<String, Value>,
     problems: Vec<String>,
 }
 
@@ -105,13 +105,18 @@ impl Config {
 
     /// The keys of a file; `path` is what errors name.
     pub fn new(path: &Path, keys: Map<String, Value>) -> Self {
-        let (taken, assumed, problems) = (BTreeSet::new(), Map::new(), Vec::new());
-        Self { path: path.to_path_buf(), keys, taken, assumed, problems }
+        let (taken, read, problems) = (BTreeSet::new(), Map::new(), Vec::new());
+        Self { path: path.to_path_buf(), keys, taken, read, problems }
     }
 
-    /// The keys, and after them those that a translator asked for in vain, with the defaults that it took.
+    /// The keys, numbers that may be fractions written so (`20.0`), and after them the keys that a translator asked for in
+    /// vain, with the defaults that it took.
     pub fn into_explicit(self) -> Map<String, Value> {
-        self.keys.into_iter().chain(self.assumed).collect()
+        let mut explicit = self.keys;
+        for (key, value) in self.read {
+            explicit.insert(key, value);
+        }
+        explicit
     }
 
     /// Where it was read.
@@ -155,7 +160,7 @@ impl Config {
             match &default {
                 None => self.problem(format!("`{key}` is missing")),
                 Some(default) if !self.keys.contains_key(key) => {
-                    self.assumed.insert(key.to_string(), default.clone().into());
+                    self.read.insert(key.to_string(), default.clone().into());
                 }
                 // It is there and null, which is the default.
                 Some(_) => {}
@@ -163,8 +168,11 @@ impl Config {
             return default;
         };
         let read = read(&value);
-        if read.is_none() {
-            self.problem(format!("`{key}` is {value}; {kind} is needed"));
+        match &read {
+            Some(read) => {
+                self.read.insert(key.to_string(), read.clone().into());
+            }
+            None => self.problem(format!("`{key}` is {value}; {kind} is needed")),
         }
         read
     }

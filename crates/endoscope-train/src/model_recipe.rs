@@ -305,6 +305,9 @@ mod tests {
             (&"gelu_pytorch_tanh".into(), &1e-6.into())
         );
         assert_eq!((&config["tie_word_embeddings"], config.get("rope_theta")), (&true.into(), None));
+        // transformers tells 20 from 20.0, a count from a number.
+        assert_eq!(config["final_logit_softcapping"].to_string(), "20.0");
+        assert_eq!(config["query_pre_attn_scalar"].to_string(), "4");
         assert_eq!(config["rope_parameters"], serde_json::json!({"rope_type": "default", "rope_theta": 500.}));
     }
 

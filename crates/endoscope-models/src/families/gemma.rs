@@ -72,7 +72,7 @@ fn later(config: &mut Config) -> Spec {
     config.inert(&["cache_implementation", "hidden_act"]);
     Spec {
         placement: Placement::Sandwich,
-        attention_scale: AttentionScale::Value(1. / config.number_or("query_pre_attn_scalar", 256.).sqrt()),
+        attention_scale: AttentionScale::Value(1. / (config.count_or("query_pre_attn_scalar", 256) as f64).sqrt()),
         ..base(config, "hidden_activation")
     }
 }

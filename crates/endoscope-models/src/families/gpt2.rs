@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::names::Names;
-use super::{Translator, activation, activation_name, d_head};
+use super::{Translator, activation, activation_name, even_head};
 use crate::config::Config;
 use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
@@ -46,7 +46,7 @@ pub(super) fn sizes(config: &mut Config) -> Spec {
         layers: config.count("n_layer"),
         heads,
         kv_heads: heads,
-        d_head: d_head(config, d_model, heads),
+        d_head: even_head(config, d_model, heads),
         d_mlp: config.count_or("n_inner", d_model.saturating_mul(4)),
         epsilon: config.number_or("layer_norm_epsilon", 1e-5),
         ..Spec::default()

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::names::{Matrices, Names, Qkv};
-use super::{Translator, activation, d_head, gpt2};
+use super::{Translator, activation, even_head, gpt2};
 use crate::config::Config;
 use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
@@ -36,7 +36,7 @@ fn spec(config: &mut Config) -> Spec {
         layers,
         heads,
         kv_heads: heads,
-        d_head: d_head(config, d_model, heads),
+        d_head: even_head(config, d_model, heads),
         d_mlp: config.count_or("intermediate_size", d_model.saturating_mul(4)),
         epsilon: config.number_or("layer_norm_epsilon", 1e-5),
         positions: Positions::Learned,

@@ -283,10 +283,21 @@ fn sizes(config: &mut Config) -> Spec {
 
 /// The width of a head: `head_dim`, or the model's width over its heads.
 fn d_head(config: &mut Config, d_model: usize, heads: usize) -> usize {
-    if config.peek("head_dim").is_none() && heads > 0 && !d_model.is_multiple_of(heads) {
+    match config.peek("head_dim") {
+        Some(_) => config.count("head_dim"),
+        None => {
+            let even = even_head(config, d_model, heads);
+            config.count_or("head_dim", even)
+        }
+    }
+}
+
+/// The width of a head in families that have no `head_dim`.
+fn even_head(config: &mut Config, d_model: usize, heads: usize) -> usize {
+    if heads > 0 && !d_model.is_multiple_of(heads) {
         config.problem(format!("a width of {d_model} cannot be split into {heads} heads"));
     }
-    config.count_or("head_dim", d_model / heads.max(1))
+    d_model / heads.max(1)
 }
 
 /// The same rotation in every layer; the context is cut to what it holds for.
