@@ -51,7 +51,8 @@ def by_names_of_the_file(model: PreTrainedModel) -> dict[str, Tensor]:
         parameter.data = parameter.grad
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return load_file(Path(folder) / "model.safetensors")
+        found: dict[str, Tensor] = load_file(Path(folder) / "model.safetensors")
+    return found
 
 
 def measured(name: str) -> dict[str, object]:
@@ -61,7 +62,7 @@ def measured(name: str) -> dict[str, object]:
     check_choices(name, model, tokens)
     logits = model(tokens, use_cache=False).logits
     loss = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradients = {}
     for tensor, gradient in sorted(by_names_of_the_file(model).items()):
         flat = gradient.flatten().double()
