@@ -159,8 +159,9 @@ impl Config {
         let Some(value) = self.take(key) else {
             match &default {
                 None => self.problem(format!("`{key}` is missing")),
+                // A family asks before what it shares with others does.
                 Some(default) if !self.keys.contains_key(key) => {
-                    self.read.insert(key.to_string(), default.clone().into());
+                    self.read.entry(key).or_insert(default.clone().into());
                 }
                 // It is there and null, which is the default.
                 Some(_) => {}

@@ -332,3 +332,44 @@ fn set_windows(config: &mut Config, spec: &mut Spec, window: Option<usize>, wind
 fn sliding_window(config: &mut Config) -> Option<usize> {
     config.optional_count("sliding_window")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The fewest keys that describe a model of each family.
+    fn fewest(family: Family) -> Map<String, Value> {
+        let keys = match family {
+            Family::Gpt2 | Family::GptBigCode => json!({"n_embd": 24, "n_layer": 2, "n_head": 3}),
+            Family::GptJ => json!({"n_embd": 24, "n_layer": 2, "n_head": 3, "rotary_dim": 4}),
+            Family::GptNeo => json!({
+                "hidden_size": 24, "num_layers": 2, "num_heads": 3, "attention_types": [[["local", "global"], 1]],
+            }),
+            Family::Falcon => json!({"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}),
+            Family::Opt => {
+                json!({"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "ffn_dim": 20})
+            }
+            _ => json!({
+                "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
+            }),
+        };
+        let Value::Object(keys) = keys else { panic!("{keys}") };
+        keys
+    }
+
+    #[test]
+    fn defaults_that_are_written_are_those_that_were_taken() {
+        for &family in Family::ALL {
+            let completed = family.completed(&fewest(family), 11, 16);
+            let mut keys = fewest(family);
+            keys.insert("vocab_size".into(), 11.into());
+            keys.insert(family.context_key().into(), 16.into());
+            let spec = |keys: &Map<String, Value>| family.spec(Config::new(Path::new("test"), keys.clone())).unwrap();
+            assert_eq!(spec(&completed), spec(&keys), "{family:?}");
+            assert!(completed.len() > keys.len() + 5, "{family:?}: {completed:?}");
+            assert_eq!(completed["tie_word_embeddings"], spec(&keys).tied, "{family:?}");
+        }
+    }
+}
