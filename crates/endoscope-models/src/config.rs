@@ -84,6 +84,8 @@ pub struct Config {
     path: PathBuf,
     keys: Map<String, Value>,
     taken: BTreeSet<String>,
+    /// Keys that were asked for, with what was read or, where they are not there, assumed.
+    read: Map<String, Value>,
     problems: Vec<String>,
 }
 
@@ -98,7 +100,23 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).map_err(|error| Error::read(path, error))?;
         let Value::Object(keys) = value else { return Err(Error::read(path, "it is not a JSON object")) };
-        Ok(Self { path: path.to_path_buf(), keys, taken: BTreeSet::new(), problems: Vec::new() })
+        Ok(Self::new(path, keys))
+    }
+
+    /// The keys of a file; `path` is what errors name.
+    pub fn new(path: &Path, keys: Map<String, Value>) -> Self {
+        let (taken, read, problems) = (BTreeSet::new(), Map::new(), Vec::new());
+        Self { path: path.to_path_buf(), keys, taken, read, problems }
+    }
+
+    /// The keys, numbers that may be fractions written so (`20.0`), and after them the keys that a translator asked for in
+    /// vain, with the defaults that it took.
+    pub fn into_explicit(self) -> Map<String, Value> {
+        let mut explicit = self.keys;
+        for (key, value) in self.read {
+            explicit.insert(key, value);
+        }
+        explicit
     }
 
     /// Where it was read.
@@ -131,7 +149,7 @@ impl Config {
         self.keys.get(key).filter(|value| !value.is_null()).cloned()
     }
 
-    fn take_as<T>(
+    fn take_as<T: Clone + Into<Value>>(
         &mut self,
         key: &str,
         default: Option<T>,
@@ -139,14 +157,23 @@ impl Config {
         read: impl Fn(&Value) -> Option<T>,
     ) -> Option<T> {
         let Some(value) = self.take(key) else {
-            if default.is_none() {
-                self.problem(format!("`{key}` is missing"));
+            match &default {
+                None => self.problem(format!("`{key}` is missing")),
+                // A family asks before what it shares with others does.
+                Some(default) if !self.keys.contains_key(key) => {
+                    self.read.entry(key).or_insert(default.clone().into());
+                }
+                // It is there and null, which is the default.
+                Some(_) => {}
             }
             return default;
         };
         let read = read(&value);
-        if read.is_none() {
-            self.problem(format!("`{key}` is {value}; {kind} is needed"));
+        match &read {
+            Some(read) => {
+                self.read.insert(key.to_string(), read.clone().into());
+            }
+            None => self.problem(format!("`{key}` is {value}; {kind} is needed")),
         }
         read
     }
@@ -159,6 +186,13 @@ impl Config {
     /// A count with a default for absent or null.
     pub fn count_or(&mut self, key: &str, default: usize) -> usize {
         self.take_as(key, Some(default), "a count", |value| value.as_u64().map(|n| n as usize)).unwrap_or(default)
+    }
+
+    /// A count, if it is there.
+    pub fn optional_count(&mut self, key: &str) -> Option<usize> {
+        self.inert(&[key]);
+        self.peek(key)?;
+        Some(self.count(key))
     }
 
     /// A number with a default.
@@ -183,7 +217,12 @@ impl Config {
         self.list(key, "a list of counts", |value| value.as_u64().map(|n| n as usize))
     }
 
-    fn list<T>(&mut self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    fn list<T: Clone + Into<Value>>(
+        &mut self,
+        key: &str,
+        kind: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Option<Vec<T>> {
         self.inert(&[key]);
         self.peek(key)?;
         self.take_as(key, None, kind, |value| value.as_array()?.iter().map(&read).collect())

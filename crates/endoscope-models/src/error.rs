@@ -42,6 +42,12 @@ pub enum Error {
         /// What would be accepted.
         supported: String,
     },
+    /// A family whose config.json is not written from a spec.
+    #[error("no config.json of the family {family} is written from switches; give the keys of its own configuration")]
+    NoConfig {
+        /// Its `model_type`.
+        family: &'static str,
+    },
     /// A config.json whose meaning is not certain.
     #[error("{path} cannot be translated with certainty:\n  - {}", problems.join("\n  - "))]
     Config {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Tensor;
+use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -12,9 +13,16 @@ use crate::spec::Spec;
 
 /// Writes `config.json` and `model.safetensors` into `directory`, which must exist.
 ///
-/// `tensors` have the names and layout of the family's files (as a [`crate::WeightSource`] was asked for them).
-pub fn save(directory: &Path, family: Family, spec: &Spec, tensors: &HashMap<String, Tensor>) -> Result<()> {
-    for (name, contents) in files(directory, family, spec, tensors)? {
+/// `config` is the config.json of `spec` in the family's keys ([`Family::config`], [`Family::completed`]). `tensors` have the
+/// names and layout of the family's files (as a [`crate::WeightSource`] was asked for them).
+pub fn save(
+    directory: &Path,
+    family: Family,
+    spec: &Spec,
+    config: &Map<String, Value>,
+    tensors: &HashMap<String, Tensor>,
+) -> Result<()> {
+    for (name, contents) in files(directory, family, spec, config, tensors)? {
         let path = directory.join(name);
         // Not `serialize_to_file`, whose files only their owner can read.
         std::fs::write(&path, contents).map_err(|error| Error::write(&path, error))?;
@@ -26,9 +34,10 @@ pub fn save(directory: &Path, family: Family, spec: &Spec, tensors: &HashMap<Str
 pub fn model_files(
     family: Family,
     spec: &Spec,
+    config: &Map<String, Value>,
     tensors: &HashMap<String, Tensor>,
 ) -> Result<[(&'static str, Vec<u8>); 2]> {
-    files(Path::new(""), family, spec, tensors)
+    files(Path::new(""), family, spec, config, tensors)
 }
 
 /// The same, for a directory that errors shall name.
@@ -36,16 +45,15 @@ fn files(
     directory: &Path,
     family: Family,
     spec: &Spec,
+    config: &Map<String, Value>,
     tensors: &HashMap<String, Tensor>,
 ) -> Result<[(&'static str, Vec<u8>); 2]> {
     let path = directory.join("config.json");
-    let config = family
-        .config(spec)
-        .ok_or_else(|| Error::write(&path, format!("models of the family {} are only read", family.model_type())))?;
-    let text = serde_json::to_string_pretty(&config).map_err(|error| Error::write(&path, error))?;
+    let text = serde_json::to_string_pretty(config).map_err(|error| Error::write(&path, error))?;
     // What cannot be read back as the same model must not be written.
-    let read_back = family.spec(Config::parse(&path, &text)?)?;
-    if read_back != *spec {
+    let config = Config::parse(&path, &text)?;
+    let read_back = Family::of(&config)?;
+    if read_back != family || read_back.spec(config)? != *spec {
         let reason = format!("the family {} cannot express this model: {spec:?}", family.model_type());
         return Err(Error::write(&path, reason));
     }

@@ -79,8 +79,10 @@ impl AdamW {
 }
 
 /// Matrices decay; norms, biases and embeddings do not.
-fn decays(name: &str, variable: &Var) -> bool {
-    let embedding = ["wte.weight", "wpe.weight", "embed_tokens.weight"].iter().any(|end| name.ends_with(end));
+pub(crate) fn decays(name: &str, variable: &Var) -> bool {
+    let embedding = ["wte", "wpe", "embed_tokens", "embed_positions", "embed_in", "word_embeddings"]
+        .iter()
+        .any(|own| name.strip_suffix(".weight").is_some_and(|name| name.ends_with(own)));
     variable.rank() == 2 && !embedding
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, Var};
 use endoscope_models::{Family, Spec};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::adamw::{AdamW, Moments};
 use crate::ema::{EMA, Ema};
@@ -35,6 +36,8 @@ pub(crate) struct State {
 pub(crate) struct Layout<'a> {
     pub family: Family,
     pub spec: &'a Spec,
+    /// The config.json of `spec`.
+    pub config: Map<String, Value>,
     /// Other files of the model (its tokenizer), by name.
     pub companions: &'a [(String, Vec<u8>)],
 }
@@ -42,7 +45,7 @@ pub(crate) struct Layout<'a> {
 impl Layout<'_> {
     /// Writes config, weights and companions into `directory`, which must exist.
     pub fn write_model(&self, directory: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        endoscope_models::save(directory, self.family, self.spec, tensors)?;
+        endoscope_models::save(directory, self.family, self.spec, &self.config, tensors)?;
         for (name, contents) in self.companions {
             let path = directory.join(name);
             fs::write(&path, contents).map_err(|error| Error::write(&path, error))?;

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::f64::consts::TAU;
 
 use candle_core::{Device, Tensor, Var};
-use endoscope_models::WeightSource;
+use endoscope_models::{Family, Spec, WeightSource};
 use rand::RngExt;
 
 use crate::batches::generator;
 
 /// The variables of a model by their names in the file.
 ///
-/// A view of a variable (a slice, a transpose) shares its storage, and an optimiser's step writes in place; so a
-/// decoder built once from these sees every step.
+/// A view of a variable (a slice, a transpose) shares its storage, and an optimiser's step writes in place. What is computed
+/// from variables does not see a step: a norm's weight that the file holds less 1, a matrix put together of parts. So weights
+/// are taken anew ([`endoscope_models::Family::weights`]) before each forward pass that follows a step.
 #[derive(Debug)]
 pub struct Parameters {
     /// Name in the file -> variable.
@@ -20,23 +21,24 @@ pub struct Parameters {
     seed: u64,
     init_std: f64,
     layers: usize,
+    norm: f32,
 }
 
 impl Parameters {
-    /// Parameters to be initialised from `seed` as they are asked for, as GPT-2's were (Radford et al. 2019, section
-    /// 2.3): matrices normal with deviation `init_std`, those that write to the residual stream scaled by
-    /// 1 / sqrt(2 layers), norms 1, biases 0. What a tensor starts from depends on seed and name, not on the order.
-    pub fn new(seed: u64, init_std: f64, layers: usize) -> Self {
-        Self { variables: BTreeMap::new(), seed, init_std, layers }
+    /// Parameters of `spec` to be initialised from `seed` as they are asked for, in every family as GPT-2's were (Radford et
+    /// al. 2019, section 2.3): matrices normal with deviation `init_std`, those that write to the residual stream scaled by
+    /// 1 / sqrt(2 layers), norms at what changes nothing, biases 0. What a tensor starts from depends on seed and name, not
+    /// on the order.
+    pub fn new(family: Family, spec: &Spec, seed: u64, init_std: f64) -> Self {
+        Self { variables: BTreeMap::new(), seed, init_std, layers: spec.layers, norm: family.neutral_norm(spec) }
     }
 
     fn initial(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let count = shape.iter().product();
         if let [_] = shape {
-            return vec![if name.ends_with(".weight") { 1. } else { 0. }; count];
+            return vec![if name.ends_with(".weight") { self.norm } else { 0. }; count];
         }
-        let writes = ["c_proj.weight", "o_proj.weight", "down_proj.weight"].iter().any(|end| name.ends_with(end));
-        let scale = if writes { 1. / (2. * self.layers as f64).sqrt() } else { 1. };
+        let scale = if writes(name) { 1. / (2. * self.layers as f64).sqrt() } else { 1. };
         normal(self.seed, stream(name), count).map(|x| (x * self.init_std * scale) as f32).collect()
     }
 
@@ -62,6 +64,13 @@ impl WeightSource for Parameters {
     }
 }
 
+/// Whether a matrix writes to the residual stream: attention's last one, an MLP's, an expert's.
+fn writes(name: &str) -> bool {
+    ["c_proj", "o_proj", "out_proj", "dense", "down_proj", "dense_4h_to_h", "fc2", "fc_out", "w2"]
+        .iter()
+        .any(|own| name.strip_suffix(".weight").is_some_and(|name| name.rsplit('.').next() == Some(*own)))
+}
+
 /// FNV-1a: a stream of random numbers for each name.
 fn stream(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -80,11 +89,21 @@ fn normal(seed: u64, stream: u64, count: usize) -> impl Iterator<Item = f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use endoscope_models::Positions;
+    use endoscope_models::config::Config;
+
     use super::*;
+
+    fn parameters(seed: u64, layers: usize) -> Parameters {
+        Parameters::new(Family::Gpt2, &Spec { layers, ..Spec::default() }, seed, 0.02)
+    }
 
     #[test]
     fn a_tensor_starts_from_its_seed_and_name_whatever_the_order() {
-        let (mut first, mut second) = (Parameters::new(7, 0.02, 2), Parameters::new(7, 0.02, 2));
+        let (mut first, mut second) = (parameters(7, 2), parameters(7, 2));
         for name in ["a.weight", "b.weight"] {
             first.get(name, &[3, 5]).unwrap();
         }
@@ -95,14 +114,14 @@ mod tests {
         assert_eq!(numbers(&first, "a.weight"), numbers(&second, "a.weight"));
         assert_eq!(numbers(&first, "b.weight"), numbers(&second, "b.weight"));
         assert_ne!(numbers(&first, "a.weight"), numbers(&first, "b.weight"));
-        let mut other = Parameters::new(8, 0.02, 2);
+        let mut other = parameters(8, 2);
         other.get("a.weight", &[3, 5]).unwrap();
         assert_ne!(numbers(&first, "a.weight"), numbers(&other, "a.weight"));
     }
 
     #[test]
     fn tensors_start_with_the_deviation_of_their_kind() {
-        let mut parameters = Parameters::new(1, 0.02, 8);
+        let mut parameters = parameters(1, 8);
         for (name, shape, mean, deviation) in [
             ("wte.weight", vec![100, 200], 0., 0.02),
             ("h.0.attn.c_proj.weight", vec![100, 200], 0., 0.005),
@@ -117,6 +136,39 @@ mod tests {
             assert!((found_mean - mean).abs() < 5e-4, "{name}: mean {found_mean}");
             assert!((variance.sqrt() - deviation).abs() < 3e-4, "{name}: deviation {}", variance.sqrt());
         }
+    }
+
+    /// A tensor whose kind is known by its name is one in every family: a new family's names must be among those here.
+    #[test]
+    fn the_kinds_of_all_tensors_are_known_in_every_family() {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../endoscope-models/tests/goldens");
+        let mut families = BTreeSet::new();
+        for folder in std::fs::read_dir(goldens).unwrap() {
+            let path = folder.unwrap().path().join("config.json");
+            if !path.is_file() {
+                continue;
+            }
+            let config = Config::read(&path).unwrap();
+            let family = Family::of(&config).unwrap();
+            let spec = family.spec(config).unwrap();
+            families.insert(family.model_type());
+            let mut parameters = Parameters::new(family, &spec, 1, 0.02);
+            let weights = family.weights(&spec, &mut parameters).unwrap();
+            let matrices = || parameters.variables.iter().filter(|(_, variable)| variable.rank() == 2);
+            let outputs = |layer| 1 + spec.experts(layer).map_or(1, |experts| experts.count);
+            let expected: usize = (0..spec.layers).map(outputs).sum();
+            assert_eq!(matrices().filter(|(name, _)| writes(name)).count(), expected, "{}", path.display());
+            let expected = 1 + usize::from(spec.positions == Positions::Learned);
+            let kept = matrices().filter(|(name, variable)| !crate::adamw::decays(name, variable)).count();
+            assert_eq!(kept, expected, "{}", path.display());
+            for norm in weights.layers.iter().flat_map(|layer| [&layer.ln1, &layer.ln2_post, &layer.attention.q_norm]) {
+                let ones = norm
+                    .iter()
+                    .all(|norm| norm.weight.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|&x| x == 1.));
+                assert!(ones, "{}: a norm starts with a weight that changes something", path.display());
+            }
+        }
+        assert_eq!(families.len(), Family::ALL.len());
     }
 
     #[test]

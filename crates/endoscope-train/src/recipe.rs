@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use endoscope_models::rotary::Rotary;
-use endoscope_models::{Activation, Biases, Family, Mlp, Norm, Positions, Spec};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::checkpoints::{Checkpoints, EarlyStop};
 use crate::error::{Error, Result};
 use crate::loss::LossOn;
+use crate::model_recipe::ModelRecipe;
 use crate::recipe_keys::shape_problems;
 use crate::start::Start;
 
@@ -23,60 +22,6 @@ pub struct Recipe {
     pub task: TaskRecipe,
     /// How it learns.
     pub training: TrainingRecipe,
-}
-
-/// The architecture. What is not here follows from the family; the vocabulary follows from the task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelRecipe {
-    /// `gpt2` (LayerNorm, learned positions, plain MLP), `llama` (RMSNorm, rotary positions, gated MLP) or `smollm3` (as
-    /// llama, with rotary positions or none).
-    pub family: Family,
-    /// The longest sequence.
-    pub context: usize,
-    /// Width of the residual stream.
-    pub d_model: usize,
-    /// Number of layers.
-    pub layers: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Key/value heads, not for gpt2; as many as heads if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kv_heads: Option<usize>,
-    /// Width of a head, not for gpt2; `d_model / heads` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub d_head: Option<usize>,
-    /// Width of the MLP.
-    pub d_mlp: usize,
-    /// `gelu_tanh`, `gelu_erf`, `silu` or `relu`; `gelu_tanh` for gpt2 and else `silu` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub activation: Option<Activation>,
-    /// Whether the unembedding is the embedding transposed; true for gpt2 and else false if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tied: Option<bool>,
-    /// Whether attention's projections have biases, not for gpt2; false if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attention_bias: Option<bool>,
-    /// Whether the MLP's projections have biases, not for gpt2; false if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mlp_bias: Option<bool>,
-    /// The base of the rotary wavelengths, not for gpt2; 10000 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rotary_base: Option<f64>,
-    /// What attention knows of positions, for smollm3: `rotary`, as if absent, or `none`, where order is known only from the
-    /// mask (Kazemnejad et al. 2023, arXiv 2305.19466).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub positions: Option<PositionsRecipe>,
-}
-
-/// What attention knows of positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PositionsRecipe {
-    /// The angle between a query and a key.
-    Rotary,
-    /// Nothing.
-    None,
 }
 
 /// The task by its name in the registry (`endoscope-organisms`), which checks the parameters.
@@ -246,83 +191,6 @@ fn flatten(prefix: &str, value: &Value, keys: &mut std::collections::BTreeMap<St
     }
 }
 
-impl ModelRecipe {
-    /// The switches of this architecture with `vocabulary` tokens.
-    pub fn spec(&self, vocabulary: usize) -> Spec {
-        let &Self { family, context, d_model, layers, heads, d_mlp, .. } = self;
-        let gpt2 = family == Family::Gpt2;
-        let bias = |key: Option<bool>| gpt2 || key.unwrap_or(false);
-        let d_head = self.d_head.unwrap_or(d_model / heads.max(1));
-        Spec {
-            vocabulary,
-            context,
-            d_model,
-            layers,
-            heads,
-            kv_heads: self.kv_heads.unwrap_or(heads),
-            d_head,
-            d_mlp,
-            norm: if gpt2 { Norm::LayerNorm } else { Norm::RmsNorm },
-            epsilon: if gpt2 { 1e-5 } else { 1e-6 },
-            positions: match gpt2 {
-                true => Positions::Learned,
-                false => Positions::Rotary {
-                    kinds: vec![Rotary::plain(self.rotary_base.unwrap_or(10_000.), d_head)],
-                    layers: match self.positions {
-                        Some(PositionsRecipe::None) => vec![None; layers],
-                        _ if family == Family::SmolLm3 => vec![Some(0); layers],
-                        _ => Vec::new(),
-                    },
-                },
-            },
-            mlp: if gpt2 { Mlp::Plain } else { Mlp::Gated },
-            activation: self.activation.unwrap_or(if gpt2 { Activation::GeluTanh } else { Activation::Silu }),
-            biases: Biases {
-                qkv: bias(self.attention_bias),
-                attention_out: bias(self.attention_bias),
-                mlp: bias(self.mlp_bias),
-            },
-            tied: self.tied.unwrap_or(gpt2),
-            ..Spec::default()
-        }
-    }
-
-    fn problems(&self) -> Vec<String> {
-        // The task says later how many tokens there are; one is a stand-in.
-        let mut problems: Vec<String> =
-            self.spec(1).problems().into_iter().map(|problem| format!("[model]: {problem}")).collect();
-        if self.d_head.is_none() && self.heads > 0 && !self.d_model.is_multiple_of(self.heads) {
-            let (width, heads) = (self.d_model, self.heads);
-            problems.push(format!("`model.d_model` = {width} cannot be split into `model.heads` = {heads} heads"));
-        }
-        if !self.family.is_trainable() {
-            let known: Vec<&str> =
-                Family::ALL.iter().filter(|family| family.is_trainable()).map(|family| family.model_type()).collect();
-            let family = self.family.model_type();
-            problems.push(format!("`model.family` = {family} can only be read; train one of {}", known.join(", ")));
-        }
-        if self.family == Family::Llama && self.positions.is_some() {
-            problems.push(
-                "`model.positions` does not apply to the family llama, which is always rotary; use smollm3".into(),
-            );
-        }
-        if self.family == Family::Gpt2 {
-            let given = [
-                ("kv_heads", self.kv_heads.is_some()),
-                ("d_head", self.d_head.is_some()),
-                ("attention_bias", self.attention_bias.is_some()),
-                ("mlp_bias", self.mlp_bias.is_some()),
-                ("rotary_base", self.rotary_base.is_some()),
-                ("positions", self.positions.is_some()),
-            ];
-            for (name, _) in given.into_iter().filter(|(_, given)| *given) {
-                problems.push(format!("`model.{name}` does not apply to the family gpt2; remove it"));
-            }
-        }
-        problems
-    }
-}
-
 impl TrainingRecipe {
     fn problems(&self) -> Vec<String> {
         let fraction = |x: f64| (0. ..=1.).contains(&x);
@@ -362,8 +230,11 @@ impl TrainingRecipe {
 
 #[cfg(test)]
 mod tests {
+    use endoscope_models::Activation;
+
     use super::*;
-    use crate::recipe_keys::{MODEL_KEYS, TRAINING_KEYS};
+    use crate::model_recipe::{PositionsRecipe, Shape, ShortKeys};
+    use crate::recipe_keys::{SHORT_KEYS, TRAINING_KEYS};
 
     const GOOD: &str = r#"
         [model]
@@ -397,7 +268,7 @@ mod tests {
         let recipe = Recipe::parse("r.toml", GOOD).unwrap();
         assert_eq!(recipe.task.parameters["words"].as_integer(), Some(5));
         assert_eq!(Recipe::parse("r.toml", &recipe.to_toml().unwrap()).unwrap(), recipe);
-        let spec = recipe.model.spec(30);
+        let spec = recipe.model.spec(30).unwrap();
         assert_eq!((spec.d_head, spec.kv_heads, spec.vocabulary, spec.tied), (2, 2, 30, false));
     }
 
@@ -428,7 +299,8 @@ mod tests {
     #[test]
     fn the_tables_of_keys_are_complete() {
         let mut recipe = Recipe::parse("r.toml", GOOD).unwrap();
-        recipe.model = ModelRecipe {
+        let Shape::Short(keys) = recipe.model.shape else { panic!("{:?}", recipe.model) };
+        recipe.model.shape = Shape::Short(ShortKeys {
             d_head: Some(2),
             activation: Some(Activation::Relu),
             tied: Some(true),
@@ -436,8 +308,8 @@ mod tests {
             mlp_bias: Some(true),
             rotary_base: Some(100.),
             positions: Some(PositionsRecipe::None),
-            ..recipe.model
-        };
+            ..keys
+        });
         recipe.training = TrainingRecipe {
             ema: Some(0.9),
             early_stop: Some(EarlyStop { accuracy: 0.9, updates: 5 }),
@@ -446,7 +318,7 @@ mod tests {
             ..recipe.training
         };
         let table = Table::try_from(&recipe).unwrap();
-        for (section, keys) in [("model", MODEL_KEYS), ("training", TRAINING_KEYS)] {
+        for (section, keys) in [("model", SHORT_KEYS), ("training", TRAINING_KEYS)] {
             let mut known: Vec<&str> = keys.iter().map(|(name, ..)| *name).collect();
             known.sort();
             let mut written: Vec<&str> = table[section].as_table().unwrap().keys().map(String::as_str).collect();

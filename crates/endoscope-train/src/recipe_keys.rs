@@ -1,6 +1,9 @@
 //! The keys of a recipe: which there are, what their values must be, and what is wrong with a text's.
 
+use endoscope_models::Family;
 use toml::{Table, Value};
+
+use crate::model_recipe::is_json;
 
 /// What a key's value must be.
 #[derive(Debug, Clone, Copy)]
@@ -9,6 +12,12 @@ pub(crate) enum Kind {
     Number,
     Switch,
     OneOf(&'static [&'static str]),
+    /// Any family.
+    AnyFamily,
+    /// One that short keys describe.
+    ShortFamily,
+    /// The keys of a config.json.
+    Config,
     /// Steps: a list, or a table with one of two keys.
     Steps,
     /// A table of two numbers.
@@ -24,11 +33,16 @@ pub(crate) enum Need {
     Optional,
 }
 
-use Kind::{Count, EarlyStop, Number, OneOf, Start, Steps, Switch};
+use Kind::{AnyFamily, Config, Count, EarlyStop, Number, OneOf, ShortFamily, Start, Steps, Switch};
 use Need::{Optional, Required};
 
-pub(crate) const MODEL_KEYS: &[(&str, Kind, Need)] = &[
-    ("family", OneOf(&["gpt2", "llama", "smollm3"]), Required),
+/// The keys of [model] where it has a section [model.config].
+const CONFIG_KEYS: &[(&str, Kind, Need)] =
+    &[("family", AnyFamily, Required), ("context", Count, Required), ("config", Config, Required)];
+
+/// And where it has none.
+pub(crate) const SHORT_KEYS: &[(&str, Kind, Need)] = &[
+    ("family", ShortFamily, Required),
     ("context", Count, Required),
     ("d_model", Count, Required),
     ("layers", Count, Required),
@@ -83,8 +97,20 @@ pub(crate) fn shape_problems(table: &Table) -> Vec<String> {
             None
         }
     };
-    let (model, task, training) = (section("model"), section("task"), section("training"));
-    for (name, keys, section) in [("model", MODEL_KEYS, model), ("training", TRAINING_KEYS, training)] {
+    let (mut model, task, training) = (section("model"), section("task"), section("training"));
+    let configured = model.as_ref().is_some_and(|model| model.contains_key("config"));
+    if let Some(model) = model.as_mut().filter(|_| configured) {
+        for (name, ..) in SHORT_KEYS.iter().filter(|(name, ..)| !CONFIG_KEYS.iter().any(|(known, ..)| known == name)) {
+            if model.remove(*name).is_some() {
+                problems.push(format!(
+                    "`model.{name}` cannot stand beside [model.config], which says all of it in the family's own keys; \
+                     remove one of the two"
+                ));
+            }
+        }
+    }
+    let model_keys = if configured { CONFIG_KEYS } else { SHORT_KEYS };
+    for (name, keys, section) in [("model", model_keys, model), ("training", TRAINING_KEYS, training)] {
         problems.extend(section.iter().flat_map(|section| key_problems(name, keys, section)));
     }
     if let Some(task) = task {
@@ -124,6 +150,21 @@ impl Kind {
             OneOf(names) => (
                 value.as_str().is_some_and(|name| names.contains(&name)),
                 format!("one of {} is needed", names.join(", ")),
+            ),
+            AnyFamily => {
+                let known: Vec<&str> = Family::ALL.iter().map(|family| family.model_type()).collect();
+                let fits = value.as_str().is_some_and(|name| known.contains(&name));
+                (fits, format!("one of {} is needed", known.join(", ")))
+            }
+            ShortFamily => {
+                let short = ["gpt2", "llama", "smollm3"];
+                let fits = value.as_str().is_some_and(|name| short.contains(&name));
+                let others = "the others are described by the keys of their config.json, in a section [model.config]";
+                (fits, format!("one of {} is needed; {others}", short.join(", ")))
+            }
+            Config => (
+                value.is_table() && is_json(value),
+                "a section [model.config] is needed, without dates, nan and inf".to_string(),
             ),
             Steps => (
                 match value {

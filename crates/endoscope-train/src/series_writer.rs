@@ -31,7 +31,8 @@ impl SeriesWriter {
         let due = checkpoints.steps(recipe.training.steps);
         let tensors = directory.join(TENSORS);
         fs::create_dir_all(&tensors).map_err(|error| Error::write(&tensors, error))?;
-        let [(config, contents), _] = endoscope_models::model_files(layout.family, layout.spec, &HashMap::new())?;
+        let [(config, contents), _] =
+            endoscope_models::model_files(layout.family, layout.spec, &layout.config, &HashMap::new())?;
         write_once(&directory.join(config), &contents)?;
         for (name, contents) in layout.companions {
             write_once(&directory.join(name), contents)?;

@@ -59,7 +59,8 @@ fn whole_slope(
         if parts > 1 {
             loss = (loss * share)?;
         }
-        let gradients = loss.backward()?;
+        let mut gradients = loss.backward()?;
+        idle_experts(&mut gradients, variables)?;
         let answered = training.early_stop.map(|_| answered(&logits, &own)).transpose()?;
         let found = Slope { loss: loss.to_scalar()?, answered, gradients };
         match &mut sum {
@@ -68,6 +69,16 @@ fn whole_slope(
         }
     }
     sum.ok_or_else(|| candle_core::Error::Msg("no position counts in the loss".into()).into())
+}
+
+/// An expert that no token was sent to has no gradient: it is zero.
+fn idle_experts(gradients: &mut GradStore, variables: &BTreeMap<String, Var>) -> Result<()> {
+    for (_, variable) in variables.iter().filter(|(name, _)| name.contains(".experts.")) {
+        if gradients.get(variable.as_tensor()).is_none() {
+            gradients.insert(variable.as_tensor(), variable.zeros_like()?);
+        }
+    }
+    Ok(())
 }
 
 impl Slope {

@@ -74,9 +74,11 @@ pub fn train(
         return Err(Error::Recipe { path: "recipe.toml".into(), problems });
     }
     let training = &recipe.training;
-    let (decoder, parameters) = initial_model(recipe, data.vocabulary())?;
-    let layout = Layout { family: recipe.model.family, spec: &decoder.spec, companions };
-    let variables = &parameters.variables;
+    let family = recipe.model.family;
+    let (mut decoder, mut parameters) = initial_model(recipe, data.vocabulary())?;
+    let config = recipe.model.config(data.vocabulary())?;
+    let layout = Layout { family, spec: &decoder.spec, config, companions };
+    let variables = &parameters.variables.clone();
     // Before anything is written, so that a wrong start leaves nothing.
     if let Some(start) = &training.start {
         start.load(&layout, variables)?;
@@ -109,6 +111,8 @@ pub fn train(
         if let Some(reason) = batch.problem(decoder.spec.vocabulary, decoder.spec.context) {
             return Err(Error::Batch { step, reason });
         }
+        // Some are computed from the variables, which have moved: norms that are stored less 1, parts put together.
+        decoder.weights = family.weights(&decoder.spec, &mut parameters)?;
         let Slope { loss, answered, gradients } = slope(&decoder, variables, &batch, training)?;
         let norm = gradient_norm(variables, &gradients)?;
         for (what, value) in [("loss", f64::from(loss)), ("gradient norm", norm)] {
@@ -163,9 +167,9 @@ pub fn train(
 
 /// The model of `recipe` before any update, its weights drawn (not those of [`crate::Start`]), and the variables that it is made of.
 pub fn initial_model(recipe: &Recipe, vocabulary: usize) -> Result<(Decoder, Parameters)> {
-    let spec = recipe.model.spec(vocabulary);
-    let mut parameters = Parameters::new(recipe.training.seed, recipe.training.init_std, spec.layers);
-    let weights = recipe.model.family.weights(&spec, &mut parameters)?;
+    let (family, spec) = (recipe.model.family, recipe.model.spec(vocabulary)?);
+    let mut parameters = Parameters::new(family, &spec, recipe.training.seed, recipe.training.init_std);
+    let weights = family.weights(&spec, &mut parameters)?;
     Ok((Decoder::new(spec, weights)?, parameters))
 }
 

@@ -65,7 +65,7 @@ fn exact_loss(decoder: &Decoder, batch: &Batch) -> f64 {
 }
 
 fn check(family: Family, spec: Spec) {
-    let mut parameters = Parameters::new(3, 0.4, spec.layers);
+    let mut parameters = Parameters::new(family, &spec, 3, 0.4);
     let decoder = Decoder::new(spec.clone(), family.weights(&spec, &mut parameters).unwrap()).unwrap();
     let mut random = generator(1, 0);
     // Away from the special points 0 and 1 of biases and norms.

@@ -8,7 +8,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use common::{Pairs, recipe};
+use common::{Pairs, recipe, short};
 use endoscope_models::Family;
 use endoscope_train::{Error, PositionsRecipe, Recipe, Series, Start, partial_directory, train};
 use sha2::{Digest, Sha256};
@@ -46,8 +46,8 @@ fn a_training_starts_from_the_weights_that_its_recipe_names() {
         let (base, out) = (directory.path().join("base"), directory.path().join("tuned"));
         let shaped = |mut recipe: Recipe| {
             recipe.model.family = family;
-            recipe.model.kv_heads = None;
-            recipe.model.positions = (family == Family::SmolLm3).then_some(PositionsRecipe::None);
+            short(&mut recipe).kv_heads = None;
+            short(&mut recipe).positions = (family == Family::SmolLm3).then_some(PositionsRecipe::None);
             recipe
         };
         trained(&shaped(recipe()), &[], &base).unwrap();
@@ -111,8 +111,8 @@ fn what_does_not_fit_is_said_and_nothing_is_left() {
     let nowhere = directory.path().join("nowhere");
     check(&with(&|tuned| tuned.training.start = Some(Start::new(&nowhere, &*zeros))), "a b c", "model.safetensors: ");
     check(&with(&|tuned| tuned.model.family = Family::SmolLm3), "a b c", "of the family llama, the recipe of smollm3");
-    check(&with(&|tuned| tuned.model.layers = 3), "a b c", "its `layers` is 2, that of the recipe and its task 3");
-    check(&with(&|tuned| tuned.model.rotary_base = Some(50.)), "a b c", "`positions`");
+    check(&with(&|tuned| short(tuned).layers = 3), "a b c", "its `layers` is 2, that of the recipe and its task 3");
+    check(&with(&|tuned| short(tuned).rotary_base = Some(50.)), "a b c", "`positions`");
     check(&with(&|_| ()), "a b d", "its tokens are other words");
     trained(&from(&base), &words("a b c"), &out).unwrap();
 }

@@ -7,8 +7,8 @@ mod common;
 use std::fs;
 use std::ops::ControlFlow;
 
-use common::{Pairs, files, recipe, train_to_the_end, train_until_killed};
-use endoscope_models::{Model, save};
+use common::{Pairs, files, recipe, short, train_to_the_end, train_until_killed};
+use endoscope_models::{Family, Model, save};
 use endoscope_net::{Inputs, Network, Plan};
 use endoscope_train::{Batch, Batches, Error, Outcome, PositionsRecipe, initial_model, partial_directory, train};
 use proptest::prelude::*;
@@ -181,25 +181,28 @@ proptest! {
         let mut recipe = recipe();
         recipe.training.seed = seed.into();
         recipe.training.init_std = 0.5;
-        let model = &mut recipe.model;
+        let mut chosen = Family::Llama;
+        let model = short(&mut recipe);
         (model.layers, model.d_mlp, model.tied) = (layers, d_mlp, Some(tied));
         model.heads = heads * groups;
         model.d_model = heads * groups * half_head * 2;
         model.kv_heads = None;
         let (gpt2, smollm3) = (family == 0, family > 1);
         if gpt2 {
-            model.family = endoscope_models::Family::Gpt2;
+            chosen = Family::Gpt2;
         } else {
             if smollm3 {
-                model.family = endoscope_models::Family::SmolLm3;
+                chosen = Family::SmolLm3;
                 model.positions = [PositionsRecipe::Rotary, PositionsRecipe::None].get(family - 2).copied();
             }
             (model.kv_heads, model.d_head) = (Some(heads), Some(half_head * 4));
             (model.attention_bias, model.mlp_bias) = (Some(attention_bias), Some(mlp_bias));
         }
+        recipe.model.family = chosen;
         let (decoder, parameters) = initial_model(&recipe, 9).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        save(directory.path(), recipe.model.family, &decoder.spec, &parameters.tensors().unwrap()).unwrap();
+        let config = recipe.model.config(9).unwrap();
+        save(directory.path(), chosen, &decoder.spec, &config, &parameters.tensors().unwrap()).unwrap();
         let opened = Model::open(directory.path()).unwrap();
         prop_assert_eq!(opened.spec(), &decoder.spec);
         let inputs = Inputs::tokens(vec![tokens]).unwrap();

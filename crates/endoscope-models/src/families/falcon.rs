@@ -3,12 +3,13 @@
 //! with one or two LayerNorms. rw: ALiBi, biases, sequential, q, k and v head by head. GELU by the error function.
 
 use super::names::{MlpNames, Names, NormTensors, Qkv};
-use super::{Translator, activation, d_head, rope, set_rotary};
+use super::{Translator, activation, even_head, rope, set_rotary};
 use crate::config::Config;
 use crate::spec::{Biases, Order, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "falcon",
+    class: "FalconForCausalLM",
     spec,
     names: |spec| {
         let two_norms = spec.order == Order::Parallel;
@@ -63,7 +64,7 @@ fn spec(config: &mut Config) -> Spec {
         layers: config.count("num_hidden_layers"),
         heads,
         kv_heads,
-        d_head: d_head(config, d_model, heads),
+        d_head: even_head(config, d_model, heads),
         d_mlp: config.count_or("ffn_hidden_size", d_model.saturating_mul(4)),
         epsilon: config.number_or("layer_norm_epsilon", 1e-5),
         order,

@@ -11,6 +11,7 @@ use crate::spec::{AttentionScale, Biases, Mlp, Norm, Placement, Positions, QkNor
 
 pub(super) const GEMMA: Translator = Translator {
     model_type: "gemma",
+    class: "GemmaForCausalLM",
     spec: gemma,
     names: |_| Names { norms: NormTensors::WeightLessOne, ..Names::LLAMA },
     ignorable: &[".rotary_emb.inv_freq"],
@@ -19,6 +20,7 @@ pub(super) const GEMMA: Translator = Translator {
 
 pub(super) const GEMMA2: Translator = Translator {
     model_type: "gemma2",
+    class: "Gemma2ForCausalLM",
     spec: gemma2,
     names: |_| Names {
         ln1_post: "post_attention_layernorm",
@@ -30,7 +32,8 @@ pub(super) const GEMMA2: Translator = Translator {
     ..GEMMA
 };
 
-pub(super) const GEMMA3: Translator = Translator { model_type: "gemma3_text", spec: gemma3, ..GEMMA2 };
+pub(super) const GEMMA3: Translator =
+    Translator { model_type: "gemma3_text", class: "Gemma3ForCausalLM", spec: gemma3, ..GEMMA2 };
 
 fn base(config: &mut Config, activation_key: &str) -> Spec {
     config.inert(&["attention_dropout"]);
@@ -69,7 +72,7 @@ fn later(config: &mut Config) -> Spec {
     config.inert(&["cache_implementation", "hidden_act"]);
     Spec {
         placement: Placement::Sandwich,
-        attention_scale: AttentionScale::Value(1. / config.number_or("query_pre_attn_scalar", 256.).sqrt()),
+        attention_scale: AttentionScale::Value(1. / (config.count_or("query_pre_attn_scalar", 256) as f64).sqrt()),
         ..base(config, "hidden_activation")
     }
 }

@@ -5,12 +5,13 @@
 use serde_json::{Value, json};
 
 use super::names::Names;
-use super::{Translator, activation, activation_name, d_head};
+use super::{Translator, activation, activation_name, even_head};
 use crate::config::Config;
 use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "gpt2",
+    class: "GPT2LMHeadModel",
     spec,
     names: |_| Names::GPT2,
     ignorable: &[".attn.bias", ".attn.masked_bias"],
@@ -45,7 +46,7 @@ pub(super) fn sizes(config: &mut Config) -> Spec {
         layers: config.count("n_layer"),
         heads,
         kv_heads: heads,
-        d_head: d_head(config, d_model, heads),
+        d_head: even_head(config, d_model, heads),
         d_mlp: config.count_or("n_inner", d_model.saturating_mul(4)),
         epsilon: config.number_or("layer_norm_epsilon", 1e-5),
         ..Spec::default()
@@ -74,7 +75,6 @@ fn spec(config: &mut Config) -> Spec {
 /// The config.json of `spec`.
 fn config(spec: &Spec) -> Value {
     json!({
-        "architectures": ["GPT2LMHeadModel"],
         "vocab_size": spec.vocabulary,
         "n_positions": spec.context,
         "n_embd": spec.d_model,

@@ -8,6 +8,7 @@ use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "gpt_bigcode",
+    class: "GPTBigCodeForCausalLM",
     spec,
     names: |spec| Names {
         qkv: match spec.kv_heads == spec.heads {

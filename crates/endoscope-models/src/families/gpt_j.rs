@@ -9,6 +9,7 @@ use crate::spec::{Biases, Order, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "gptj",
+    class: "GPTJForCausalLM",
     spec,
     names: |_| Names {
         qkv: Qkv::Apart(["attn.q_proj", "attn.k_proj", "attn.v_proj"]),

@@ -4,12 +4,13 @@
 use serde_json::Value;
 
 use super::names::{Matrices, Names, Qkv};
-use super::{Translator, activation, d_head, gpt2};
+use super::{Translator, activation, even_head, gpt2};
 use crate::config::Config;
 use crate::spec::{AttentionScale, Biases, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "gpt_neo",
+    class: "GPTNeoForCausalLM",
     spec,
     names: |_| Names {
         qkv: Qkv::Apart(["attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"]),
@@ -35,7 +36,7 @@ fn spec(config: &mut Config) -> Spec {
         layers,
         heads,
         kv_heads: heads,
-        d_head: d_head(config, d_model, heads),
+        d_head: even_head(config, d_model, heads),
         d_mlp: config.count_or("intermediate_size", d_model.saturating_mul(4)),
         epsilon: config.number_or("layer_norm_epsilon", 1e-5),
         positions: Positions::Learned,
@@ -52,11 +53,10 @@ fn spec(config: &mut Config) -> Spec {
 fn windows(config: &mut Config, layers: usize, window: usize) -> Vec<Option<usize>> {
     let types = config.value("attention_types");
     let words = config.words("attention_layers").or_else(|| expanded(&types?, layers));
-    let words = words.unwrap_or_else(|| {
-        ["global", "local"].map(String::from).into_iter().cycle().take(layers.min(1 << 12)).collect()
-    });
+    let words = words.unwrap_or_else(|| ["global", "local"].map(String::from).into_iter().cycle().take(24).collect());
     if words.len() != layers {
-        config.problem(format!("`attention_types` names {} layers, but there are {layers}", words.len()));
+        let named = words.len();
+        config.problem(format!("`attention_types` names {named} layers (24 if it is absent), but there are {layers}"));
     }
     if let Some(other) = words.iter().find(|word| !["global", "local"].contains(&word.as_str())) {
         config.problem(format!("`attention_types` holds \"{other}\"; known are global and local"));

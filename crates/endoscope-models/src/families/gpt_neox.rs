@@ -9,6 +9,7 @@ use crate::spec::{Biases, Order, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "gpt_neox",
+    class: "GPTNeoXForCausalLM",
     spec,
     names: |_| Names {
         prefix: "gpt_neox.",

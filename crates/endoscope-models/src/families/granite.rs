@@ -8,6 +8,7 @@ use crate::spec::{AttentionScale, Biases, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "granite",
+    class: "GraniteForCausalLM",
     spec,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],

@@ -11,6 +11,7 @@ use crate::spec::{Biases, Mlp, Norm, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "llama",
+    class: "LlamaForCausalLM",
     spec,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],
@@ -48,7 +49,6 @@ pub(super) fn config(spec: &Spec) -> Value {
         _ => 0.,
     };
     json!({
-        "architectures": ["LlamaForCausalLM"],
         "vocab_size": spec.vocabulary,
         "max_position_embeddings": spec.context,
         "hidden_size": spec.d_model,

@@ -8,6 +8,7 @@ use crate::spec::{ExpertWeights, Experts, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "mixtral",
+    class: "MixtralForCausalLM",
     spec,
     names: |_| Names {
         router: "block_sparse_moe.gate",

@@ -22,6 +22,8 @@ mod smollm3;
 mod stablelm;
 mod starcoder2;
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use crate::config::Config;
@@ -29,19 +31,21 @@ use crate::decoder::Weights;
 use crate::error::{Error, Result};
 use crate::spec::{Activation, Positions, Spec};
 use crate::weights::WeightSource;
-use names::Names;
+use names::{Names, NormTensors};
 
 /// How one family is translated.
 struct Translator {
     /// The `model_type` of config.json.
     model_type: &'static str,
+    /// transformers' class, the `architectures` of config.json.
+    class: &'static str,
     /// A config.json as a spec.
     spec: fn(&mut Config) -> Spec,
     /// What the weights of a spec are called.
     names: fn(&Spec) -> Names,
     /// How names end of tensors that older files hold and no model reads: buffers.
     ignorable: &'static [&'static str],
-    /// The config.json of a spec, for families that can be trained here.
+    /// The config.json of a spec, for families that recipes describe in a few keys of their own.
     config: Option<fn(&Spec) -> Value>,
 }
 
@@ -160,18 +164,57 @@ impl Family {
         tied_copy || self.translator().ignorable.iter().any(|end| name.ends_with(end))
     }
 
-    /// Whether a model of this family can be trained and written here.
-    pub fn is_trainable(self) -> bool {
-        self.translator().config.is_some()
+    /// What a norm's weight that changes nothing is in a file: 1, or 0 where files hold it less 1.
+    pub fn neutral_norm(self, spec: &Spec) -> f32 {
+        match (self.translator().names)(spec).norms {
+            NormTensors::WeightLessOne => 0.,
+            NormTensors::Weight | NormTensors::WeightAndBias => 1.,
+        }
     }
 
-    /// The config.json of `spec`, what [`Family::spec`] translates back to the same; none for families that are only
-    /// read.
-    pub fn config(self, spec: &Spec) -> Option<Map<String, Value>> {
-        let Value::Object(mut config) = self.translator().config?(spec) else { return None };
+    /// The config.json of `spec`, what [`Family::spec`] translates back to the same; an error for families that are only
+    /// translated the other way, whose models are described by [`Family::completed`] keys.
+    pub fn config(self, spec: &Spec) -> Result<Map<String, Value>> {
+        let own = self.translator().config.map(|config| config(spec));
+        let Some(Value::Object(own)) = own else { return Err(Error::NoConfig { family: self.model_type() }) };
+        let mut config = self.beginning();
+        config.extend(own);
+        self.end(&mut config);
+        Ok(config)
+    }
+
+    /// The config.json of a model with so many tokens and positions, of which `keys` of the family's configuration say the
+    /// rest. Defaults that are taken for keys that are not there are written too, because other programs have others.
+    pub fn completed(self, keys: &Map<String, Value>, vocabulary: usize, context: usize) -> Map<String, Value> {
+        let mut config = self.beginning();
+        config.extend(keys.clone());
+        config.insert("vocab_size".into(), vocabulary.into());
+        config.insert(self.context_key().into(), context.into());
+        // transformers' own defaults are tokens that a small vocabulary does not have.
+        for token in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            config.entry(token).or_insert(Value::Null);
+        }
+        self.end(&mut config);
+        let mut config = Config::new(Path::new("config.json"), config);
+        (self.translator().spec)(&mut config);
+        config.into_explicit()
+    }
+
+    /// The key of config.json that says how long a sequence may be.
+    pub fn context_key(self) -> &'static str {
+        match self {
+            Self::Gpt2 | Self::GptBigCode | Self::GptJ => "n_positions",
+            _ => "max_position_embeddings",
+        }
+    }
+
+    fn beginning(self) -> Map<String, Value> {
+        Map::from_iter([("architectures".into(), vec![self.translator().class].into())])
+    }
+
+    fn end(self, config: &mut Map<String, Value>) {
         config.insert("model_type".into(), self.model_type().into());
         config.insert("torch_dtype".into(), "float32".into());
-        Some(config)
     }
 }
 
@@ -240,10 +283,21 @@ fn sizes(config: &mut Config) -> Spec {
 
 /// The width of a head: `head_dim`, or the model's width over its heads.
 fn d_head(config: &mut Config, d_model: usize, heads: usize) -> usize {
-    if config.peek("head_dim").is_none() && heads > 0 && !d_model.is_multiple_of(heads) {
+    match config.peek("head_dim") {
+        Some(_) => config.count("head_dim"),
+        None => {
+            let even = even_head(config, d_model, heads);
+            config.count_or("head_dim", even)
+        }
+    }
+}
+
+/// The width of a head in families that have no `head_dim`.
+fn even_head(config: &mut Config, d_model: usize, heads: usize) -> usize {
+    if heads > 0 && !d_model.is_multiple_of(heads) {
         config.problem(format!("a width of {d_model} cannot be split into {heads} heads"));
     }
-    config.count_or("head_dim", d_model / heads.max(1))
+    d_model / heads.max(1)
 }
 
 /// The same rotation in every layer; the context is cut to what it holds for.
@@ -276,7 +330,46 @@ fn set_windows(config: &mut Config, spec: &mut Spec, window: Option<usize>, wind
 
 /// `sliding_window`, if it is there.
 fn sliding_window(config: &mut Config) -> Option<usize> {
-    config.inert(&["sliding_window"]);
-    config.peek("sliding_window")?;
-    Some(config.count("sliding_window"))
+    config.optional_count("sliding_window")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The fewest keys that describe a model of each family.
+    fn fewest(family: Family) -> Map<String, Value> {
+        let keys = match family {
+            Family::Gpt2 | Family::GptBigCode => json!({"n_embd": 24, "n_layer": 2, "n_head": 3}),
+            Family::GptJ => json!({"n_embd": 24, "n_layer": 2, "n_head": 3, "rotary_dim": 4}),
+            Family::GptNeo => json!({
+                "hidden_size": 24, "num_layers": 2, "num_heads": 3, "attention_types": [[["local", "global"], 1]],
+            }),
+            Family::Falcon => json!({"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}),
+            Family::Opt => {
+                json!({"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "ffn_dim": 20})
+            }
+            _ => json!({
+                "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
+            }),
+        };
+        let Value::Object(keys) = keys else { panic!("{keys}") };
+        keys
+    }
+
+    #[test]
+    fn defaults_that_are_written_are_those_that_were_taken() {
+        for &family in Family::ALL {
+            let completed = family.completed(&fewest(family), 11, 16);
+            let mut keys = fewest(family);
+            keys.insert("vocab_size".into(), 11.into());
+            keys.insert(family.context_key().into(), 16.into());
+            let spec = |keys: &Map<String, Value>| family.spec(Config::new(Path::new("test"), keys.clone())).unwrap();
+            assert_eq!(spec(&completed), spec(&keys), "{family:?}");
+            assert!(completed.len() > keys.len() + 5, "{family:?}: {completed:?}");
+            assert_eq!(completed["tie_word_embeddings"], spec(&keys).tied, "{family:?}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use crate::spec::{Biases, Norm, Placement, QkNorm, QkNormOver, Spec};
 
 pub(super) const OLMO: Translator = Translator {
     model_type: "olmo",
+    class: "OlmoForCausalLM",
     spec: olmo,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],
@@ -17,6 +18,7 @@ pub(super) const OLMO: Translator = Translator {
 
 pub(super) const OLMO2: Translator = Translator {
     model_type: "olmo2",
+    class: "Olmo2ForCausalLM",
     spec: olmo2,
     names: |_| Names { ln1_post: "post_attention_layernorm", ln2_post: "post_feedforward_layernorm", ..Names::LLAMA },
     ..OLMO

@@ -3,12 +3,13 @@
 //! after the sum and projects its embedding, is refused.
 
 use super::names::{MlpNames, Names, NormTensors, Qkv};
-use super::{Translator, activation, d_head};
+use super::{Translator, activation, even_head};
 use crate::config::Config;
 use crate::spec::{Biases, Norm, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "opt",
+    class: "OPTForCausalLM",
     spec,
     names: |_| Names {
         prefix: "model.decoder.",
@@ -49,7 +50,7 @@ fn spec(config: &mut Config) -> Spec {
         layers: config.count("num_hidden_layers"),
         heads,
         kv_heads: heads,
-        d_head: d_head(config, d_model, heads),
+        d_head: even_head(config, d_model, heads),
         d_mlp: config.count("ffn_dim"),
         positions: Positions::Learned,
         activation: activation(config, "activation_function", "relu"),

@@ -8,6 +8,7 @@ use crate::spec::{Biases, Norm, Order, QkNorm, QkNormOver, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "phi",
+    class: "PhiForCausalLM",
     spec,
     names: |_| Names {
         ln_final: "final_layernorm",

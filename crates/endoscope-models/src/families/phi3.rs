@@ -8,6 +8,7 @@ use crate::spec::Spec;
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "phi3",
+    class: "Phi3ForCausalLM",
     spec,
     names: |_| Names {
         qkv: Qkv::Blocks("self_attn.qkv_proj"),

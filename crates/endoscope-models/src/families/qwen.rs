@@ -9,15 +9,18 @@ use crate::spec::{Biases, ExpertWeights, Experts, Norm, QkNorm, QkNormOver, Spec
 
 pub(super) const QWEN2: Translator = Translator {
     model_type: "qwen2",
+    class: "Qwen2ForCausalLM",
     spec: qwen2,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],
     config: None,
 };
 
-pub(super) const QWEN3: Translator = Translator { model_type: "qwen3", spec: qwen3, ..QWEN2 };
+pub(super) const QWEN3: Translator =
+    Translator { model_type: "qwen3", class: "Qwen3ForCausalLM", spec: qwen3, ..QWEN2 };
 
-pub(super) const QWEN3_MOE: Translator = Translator { model_type: "qwen3_moe", spec: qwen3_moe, ..QWEN2 };
+pub(super) const QWEN3_MOE: Translator =
+    Translator { model_type: "qwen3_moe", class: "Qwen3MoeForCausalLM", spec: qwen3_moe, ..QWEN2 };
 
 fn qwen2(config: &mut Config) -> Spec {
     let mut spec = base(config);
@@ -42,8 +45,9 @@ fn qwen3_moe(config: &mut Config) -> Spec {
     let step = config.count_or("decoder_sparse_step", 1);
     let dense = config.counts("mlp_only_layers").unwrap_or_default();
     let is_dense = |layer: &usize| dense.contains(layer) || step == 0 || !(layer + 1).is_multiple_of(step);
-    let named = config.count_or("num_local_experts", 128);
-    let count = config.count_or("num_experts", named);
+    // Two names of one number.
+    let named = config.optional_count("num_local_experts").filter(|_| config.peek("num_experts").is_none());
+    let count = named.unwrap_or_else(|| config.count_or("num_experts", 128));
     let weights = match config.switch_or("norm_topk_prob", false) {
         true => ExpertWeights::Renormalised,
         false => ExpertWeights::Probabilities,

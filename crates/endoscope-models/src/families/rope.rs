@@ -25,11 +25,9 @@ impl Default for Defaults {
 
 /// The rotation of all layers, and the longest sequence for which it holds.
 pub(super) fn rotary(config: &mut Config, d_head: usize, context: usize, defaults: Defaults) -> (Rotary, usize) {
-    let base = config.number_or(defaults.keys.0, defaults.base);
-    let partial = config.number_or(defaults.keys.1, defaults.partial);
-    config.inert(&["original_max_position_embeddings"]);
-    let original = config.peek("original_max_position_embeddings").is_some();
-    let original = original.then(|| config.count("original_max_position_embeddings"));
+    let base = config.number(defaults.keys.0).unwrap_or(defaults.base);
+    let partial = config.number(defaults.keys.1).unwrap_or(defaults.partial);
+    let original = config.optional_count("original_max_position_embeddings");
     let (scaling, parameters) = (config.object("rope_scaling"), config.object("rope_parameters"));
     let (key, keys) = match (scaling, parameters) {
         (Some(keys), _) => ("rope_scaling", keys),
@@ -48,7 +46,7 @@ pub(super) fn two_rotaries(config: &mut Config, d_head: usize, context: usize, b
     let mut nested = config.object("rope_parameters").unwrap_or_default();
     let scaling = config.object("rope_scaling");
     let mut of = |layers: &str, base_key: &str, base: f64, scaling: Option<Map<String, Value>>| {
-        let base = config.number_or(base_key, base);
+        let base = config.number(base_key).unwrap_or(base);
         let keys = match (nested.remove(layers), scaling) {
             (_, Some(keys)) => keys,
             (Some(Value::Object(keys)), None) => keys,

@@ -1,7 +1,7 @@
 //! SmolLM 3 (Hugging Face 2025). Particularities: Llama's arithmetic, but every fourth layer has no positions
 //! (`no_rope_layers`: 1 = rotary); windows in those without, if `use_sliding_window`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::names::Names;
 use super::{Translator, llama, rope, set_rotary, set_windows, sliding_window};
@@ -10,6 +10,7 @@ use crate::spec::{Biases, Positions, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "smollm3",
+    class: "SmolLM3ForCausalLM",
     spec,
     names: |_| Names::LLAMA,
     ignorable: &[".rotary_emb.inv_freq"],
@@ -48,7 +49,6 @@ fn config(spec: &Spec) -> Value {
     };
     let mut config = llama::config(spec);
     if let Value::Object(keys) = &mut config {
-        keys.insert("architectures".into(), json!(["SmolLM3ForCausalLM"]));
         keys.insert("no_rope_layers".into(), (0..spec.layers).map(|layer| usize::from(turned(layer))).collect());
         keys.insert("use_sliding_window".into(), false.into());
         // transformers' own default is the token 128004, which a small vocabulary does not have.

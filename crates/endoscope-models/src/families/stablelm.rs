@@ -9,6 +9,7 @@ use crate::spec::{Biases, Mlp, Norm, Order, QkNorm, QkNormOver, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "stablelm",
+    class: "StableLmForCausalLM",
     spec,
     names: |_| Names {
         norms: NormTensors::WeightAndBias,

@@ -8,6 +8,7 @@ use crate::spec::{Biases, Spec};
 
 pub(super) const TRANSLATOR: Translator = Translator {
     model_type: "starcoder2",
+    class: "Starcoder2ForCausalLM",
     spec,
     names: |_| Names {
         norms: NormTensors::WeightAndBias,

@@ -344,7 +344,7 @@ impl Builder {
             put("mlp.c_proj.weight", &[d_mlp, d_model], layer.down.values)?;
             put("mlp.c_proj.bias", &[d_model], layer.down_bias.values)?;
         }
-        let files = model_files(Family::Gpt2, &spec, &tensors)?;
+        let files = model_files(Family::Gpt2, &spec, &Family::Gpt2.config(&spec)?, &tensors)?;
         Ok(files.into_iter().map(|(name, contents)| (name.to_string(), contents)).collect())
     }
 }

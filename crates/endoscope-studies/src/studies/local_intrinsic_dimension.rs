@@ -13,7 +13,7 @@ mod tokens;
 
 use endoscope_causal::statistics::{Seeds, spearman};
 use endoscope_report::{Label, Section, Table, labels};
-use endoscope_train::{Checkpoints, LossOn, Recipe, TaskRecipe};
+use endoscope_train::{Checkpoints, LossOn, Recipe, Shape, TaskRecipe};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table as Keys, Value};
@@ -185,7 +185,10 @@ fn paths(base: &Recipe, config: &Config, walks: i64, seed: u64) -> Recipe {
     let keys = [("nodes", 60), ("walks", walks), ("seed", seed as i64)];
     let parameters: Keys = keys.into_iter().map(|(key, value)| (key.to_string(), Value::Integer(value))).collect();
     recipe.task = TaskRecipe { name: "path_finding".into(), parameters };
-    (recipe.model.context, recipe.model.heads) = (PATH_CONTEXT, 2);
+    recipe.model.context = PATH_CONTEXT;
+    if let Shape::Short(keys) = &mut recipe.model.shape {
+        keys.heads = 2;
+    }
     (recipe.training.loss, recipe.training.weight_decay, recipe.training.batch) = (LossOn::Every, 0., 64);
     scheduled(recipe, config, config.path_steps, seed)
 }

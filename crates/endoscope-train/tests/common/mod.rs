@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use endoscope_train::{Batch, Batches, Outcome, Progress, Recipe, generator, train};
+use endoscope_train::{Batch, Batches, Outcome, Progress, Recipe, Shape, ShortKeys, generator, train};
 use rand::RngExt;
 
 /// Random tokens, each followed by itself plus one.
@@ -54,6 +54,14 @@ pub fn recipe() -> Recipe {
         checkpoint_every = 10
     "#;
     Recipe::parse("recipe.toml", text).unwrap()
+}
+
+/// The short keys of a recipe's model.
+pub fn short(recipe: &mut Recipe) -> &mut ShortKeys {
+    match &mut recipe.model.shape {
+        Shape::Short(keys) => keys,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The panic in place of SIGKILL: the run ends between two updates and nothing is tidied up by the trainer.

@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn gpt2_small_has_124_million_weights_less_positions_norms_and_biases() {
-        let spec = GPT2_SMALL.spec(50257);
+        let spec = GPT2_SMALL.spec(50257).unwrap();
         let positions = 1024 * 768;
         let (norms, biases) = (25 * 2 * 768, 12 * (4 * 768 + 768 + 4 * 768));
         assert_eq!(matrix_weights(&spec) + positions + norms + biases, 124_439_808);

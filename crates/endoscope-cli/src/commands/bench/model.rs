@@ -5,14 +5,13 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::Tensor;
 use endoscope_models::{Decoder, Depth, Family, Inventory, Model, Precision, Spec, WeightSource};
-use endoscope_train::{ModelRecipe, Parameters};
+use endoscope_train::{ModelRecipe, Parameters, Shape, ShortKeys};
 
 use crate::input;
 
 /// The shape of GPT-2 small (Radford et al. 2019).
-pub const GPT2_SMALL: ModelRecipe = ModelRecipe {
-    family: Family::Gpt2,
-    context: 1024,
+pub const GPT2_SMALL: ModelRecipe = ModelRecipe { family: Family::Gpt2, context: 1024, shape: Shape::Short(SHORT) };
+const SHORT: ShortKeys = ShortKeys {
     d_model: 768,
     layers: 12,
     heads: 12,
@@ -36,7 +35,7 @@ pub const SEED: u64 = 1;
 pub fn open(directory: Option<&Path>, depth: Depth) -> Result<Model> {
     match directory {
         Some(directory) => input::open(directory, depth),
-        None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY), depth),
+        None => random(GPT2_SMALL.family, GPT2_SMALL.spec(GPT2_VOCABULARY)?, depth),
     }
 }
 
@@ -53,7 +52,7 @@ fn random(family: Family, spec: Spec, depth: Depth) -> Result<Model> {
         Depth::Numbers(precision) => precision,
         Depth::Stored | Depth::Headers => Precision::F32,
     };
-    let mut source = Frozen { initial: Parameters::new(SEED, INIT_STD, spec.layers), precision };
+    let mut source = Frozen { initial: Parameters::new(family, &spec, SEED, INIT_STD), precision };
     let weights = family.weights(&spec, &mut source)?;
     let parameters = source.initial.variables.values().map(|variable| variable.elem_count() as u64).sum();
     let decoder = Decoder::new(spec, weights)?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use endoscope_models::{Decoder, Family};
 use endoscope_train::{
-    AdamW, Batch, ModelRecipe, Parameters, Recipe, TaskRecipe, TrainingRecipe, initial_model, slope,
+    AdamW, Batch, ModelRecipe, Parameters, Recipe, Shape, ShortKeys, TaskRecipe, TrainingRecipe, initial_model, slope,
 };
 
 use super::cost;
@@ -13,9 +13,8 @@ use super::model::{INIT_STD, SEED};
 use super::work::{Amount, Limit, Prepared, Size, Work, random_rows};
 
 /// GPT-2's kind, small enough that an update takes less than a second on two cores.
-const MODEL: ModelRecipe = ModelRecipe {
-    family: Family::Gpt2,
-    context: 128,
+const MODEL: ModelRecipe = ModelRecipe { family: Family::Gpt2, context: 128, shape: Shape::Short(SHORT) };
+const SHORT: ShortKeys = ShortKeys {
     d_model: 256,
     layers: 4,
     heads: 4,
@@ -49,7 +48,7 @@ pub fn step(size: Size) -> Result<Prepared<'static>> {
         Ok(start.elapsed().as_secs_f64())
     };
     let amount = Amount { limit: Limit::Gemm { flop }, ..Amount::counting((batch * length) as f64, "tokens") };
-    let name = format!("training step, {} layers of {}, {batch}x{length}", MODEL.layers, MODEL.d_model);
+    let name = format!("training step, {} layers of {}, {batch}x{length}", SHORT.layers, SHORT.d_model);
     Ok(Prepared::new(Work::Train, name, amount, once))
 }
 

@@ -293,7 +293,7 @@ impl WeightSource for Fixed {
 /// A model of the same architecture with random weights.
 fn untrained(model: &Model, seed: u64) -> Result<Decoder> {
     let spec = model.spec().clone();
-    let weights = model.family.weights(&spec, &mut Fixed(Parameters::new(seed, 0.02, spec.layers)))?;
+    let weights = model.family.weights(&spec, &mut Fixed(Parameters::new(model.family, &spec, seed, 0.02)))?;
     Ok(Decoder::new(spec, weights)?)
 }
 
