@@ -48,7 +48,7 @@ impl Bench {
     pub fn run(self, output: &mut Output) -> Result<()> {
         let directory = self.model.as_deref();
         let depth = self.weights.depth();
-        if self.work == Some(Work::Train) {
+        if self.work == Some(Work::Train) || self.only == [Work::Train] {
             threads::for_training()?;
         }
         match self.work {
