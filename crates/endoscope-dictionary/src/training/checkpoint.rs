@@ -31,10 +31,22 @@ struct State {
     /// The bits, so that they come back as they were.
     running_threshold: u64,
     history: Vec<Progress>,
+    /// Absent in files of older versions.
+    #[serde(default)]
+    beginning: Vec<f32>,
 }
 
-/// Writes the trainer and what it reported into `directory`, in the place of what was there.
-pub(crate) fn save(trainer: &Trainer, history: &[Progress], directory: &Path) -> Result<()> {
+/// A training as it stands.
+pub(crate) struct Checkpoint {
+    pub trainer: Trainer,
+    /// What it reported.
+    pub history: Vec<Progress>,
+    /// The first vector of its stream, by which another stream is noticed.
+    pub beginning: Vec<f32>,
+}
+
+/// Writes a training into `directory`, in the place of what was there.
+pub(crate) fn save(Checkpoint { trainer, history, beginning }: &Checkpoint, directory: &Path) -> Result<()> {
     let beside = |end: &str| {
         let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         directory.with_file_name(format!(".{name}.{end}"))
@@ -60,7 +72,8 @@ pub(crate) fn save(trainer: &Trainer, history: &[Progress], directory: &Path) ->
         preparation: trainer.preparation.clone(),
         idle: trainer.idle.clone(),
         running_threshold: trainer.running_threshold.to_bits(),
-        history: history.to_vec(),
+        history: history.clone(),
+        beginning: beginning.clone(),
     };
     let text = serde_json::to_string(&state).map_err(|error| Error::write(directory, error))?;
     fs::write(temporary.join(STATE), text + "\n").map_err(fail)?;
@@ -76,8 +89,8 @@ pub(crate) fn save(trainer: &Trainer, history: &[Progress], directory: &Path) ->
     remove(&old).map_err(fail)
 }
 
-/// The trainer of a directory with what it reported, if there is one.
-pub(crate) fn load(directory: &Path) -> Result<Option<(Trainer, Vec<Progress>)>> {
+/// The training of a directory, if there is one.
+pub(crate) fn load(directory: &Path) -> Result<Option<Checkpoint>> {
     let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let old = directory.with_file_name(format!(".{name}.old"));
     let directory = match (directory.is_dir(), old.is_dir()) {
@@ -107,7 +120,8 @@ pub(crate) fn load(directory: &Path) -> Result<Option<(Trainer, Vec<Progress>)>>
             second: read(&format!("{name}.second"), length)?,
         })
     };
-    let State { settings, template, d_in, d_out, step, preparation, idle, running_threshold, history } = state;
+    let State { settings, template, d_in, d_out, step, preparation, idle, running_threshold, history, beginning } =
+        state;
     let latents = settings.latents;
     let reason = || Error::file(&path, format!("{latents} latents of {d_in} to {d_out} dimensions are not possible"));
     let (reads, writes) =
@@ -139,7 +153,7 @@ pub(crate) fn load(directory: &Path) -> Result<Option<(Trainer, Vec<Progress>)>>
         idle,
         running_threshold: f64::from_bits(running_threshold),
     };
-    Ok(Some((trainer, history)))
+    Ok(Some(Checkpoint { trainer, history, beginning }))
 }
 
 fn remove(directory: &Path) -> std::io::Result<()> {

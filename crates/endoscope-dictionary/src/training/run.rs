@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint;
+use super::checkpoint::{self, Checkpoint};
 use super::settings::Settings;
 use super::trainer::{Examples, Progress, Trainer};
 use crate::config::Config;
@@ -59,38 +59,52 @@ pub fn train(
         let reason = format!("{} has batches of {}, {} of {rows}", other.name, other.settings.batch, first.name);
         return Err(Error::Training(format!("dictionaries of one stream see the same batches: {reason}")));
     }
+    let batch = stream.batch(0, rows)?.input;
+    let beginning: Vec<f32> = batch.values().iter().take(batch.columns()).copied().collect();
     let mut running = Vec::new();
     for job in jobs {
         let path = directory.join(&job.name).join("checkpoint");
-        let (trainer, history) = match checkpoint::load(&path)? {
-            Some((trainer, history)) => {
+        let checkpoint = match checkpoint::load(&path)? {
+            Some(checkpoint) => {
+                let Checkpoint { trainer, beginning: before, .. } = &checkpoint;
                 if trainer.settings != job.settings || trainer.template != job.template {
                     let reason = "it is of other settings; use them, or another directory";
                     return Err(Error::file(&path, reason));
                 }
-                (trainer, history)
+                if !before.is_empty() && !alike(before, &beginning) {
+                    let reason = "it was trained on other vectors, or in another order (model, rows, seed); use those, or \
+                                  another directory";
+                    return Err(Error::file(&path, reason));
+                }
+                checkpoint
             }
             None => {
                 let sample = sample(stream, rows)?;
-                (Trainer::new(job.settings.clone(), job.template.clone(), &sample)?, Vec::new())
+                let trainer = Trainer::new(job.settings.clone(), job.template.clone(), &sample)?;
+                Checkpoint { trainer, history: Vec::new(), beginning: beginning.clone() }
             }
         };
-        running.push(Running { job, trainer, history, path });
+        running.push(Running { job, checkpoint, path });
     }
-    let ended = |running: &[Running<'_>]| running.iter().all(|running| running.trainer.is_finished());
+    let ended = |running: &[Running<'_>]| running.iter().all(|running| running.checkpoint.trainer.is_finished());
     while !ended(&running) {
         // Those whose checkpoint is of a later batch wait for the others.
-        let number = running.iter().filter(|each| !each.trainer.is_finished()).map(|each| each.trainer.steps()).min();
-        let number = number.unwrap_or(0);
+        let trainers = running.iter().map(|each| &each.checkpoint.trainer);
+        let number = trainers.filter(|trainer| !trainer.is_finished()).map(Trainer::steps).min().unwrap_or(0);
         let examples = stream.batch(number, rows)?;
         let mut stopped = false;
-        for each in running.iter_mut().filter(|each| each.trainer.steps() == number && !each.trainer.is_finished()) {
-            let progress = each.trainer.update(&examples)?;
-            if progress.step % REPORT_EVERY == 0 || each.trainer.is_finished() {
-                each.history.push(progress);
+        for each in &mut running {
+            let Checkpoint { trainer, history, .. } = &mut each.checkpoint;
+            if trainer.steps() != number || trainer.is_finished() {
+                continue;
+            }
+            let progress = trainer.update(&examples)?;
+            let finished = trainer.is_finished();
+            if progress.step % REPORT_EVERY == 0 || finished {
+                history.push(progress);
             }
             stopped |= watch(each.job, &progress).is_break();
-            if progress.step % checkpoint_every.max(1) == 0 || each.trainer.is_finished() {
+            if progress.step % checkpoint_every.max(1) == 0 || finished {
                 each.save()?;
             }
         }
@@ -100,10 +114,16 @@ pub fn train(
         }
     }
     let trained = |each: Running<'_>| {
-        let dictionary = each.trainer.dictionary()?;
-        Ok(Trained { name: each.job.name.clone(), dictionary, history: each.history })
+        let Checkpoint { trainer, history, .. } = each.checkpoint;
+        Ok(Trained { name: each.job.name.clone(), dictionary: trainer.dictionary()?, history })
     };
     running.into_iter().map(trained).collect::<Result<_>>().map(Some)
+}
+
+/// Whether two vectors are the same but for what another machine rounds otherwise.
+fn alike(a: &[f32], b: &[f32]) -> bool {
+    let largest = a.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3 * largest)
 }
 
 /// How many vectors scales, covariances and biases are estimated from, at least.
@@ -126,8 +146,7 @@ fn sample(stream: &mut dyn Stream, rows: usize) -> Result<Examples> {
 
 struct Running<'a> {
     job: &'a Job,
-    trainer: Trainer,
-    history: Vec<Progress>,
+    checkpoint: Checkpoint,
     path: PathBuf,
 }
 
@@ -136,7 +155,7 @@ impl Running<'_> {
         if let Some(parent) = self.path.parent() {
             std::fs::create_dir_all(parent).map_err(|error| Error::write(parent, error))?;
         }
-        checkpoint::save(&self.trainer, &self.history, &self.path)
+        checkpoint::save(&self.checkpoint, &self.path)
     }
 }
 
@@ -203,6 +222,14 @@ mod tests {
         let bytes = std::fs::read(&arrays).unwrap();
         std::fs::write(&arrays, &bytes[..bytes.len() - 5]).unwrap();
         assert!(go(&jobs()).unwrap_err().to_string().contains("trainer.safetensors"));
+        struct Others;
+        impl Stream for Others {
+            fn batch(&mut self, number: u64, rows: usize) -> Result<Examples> {
+                Numbers.batch(number + 1, rows)
+            }
+        }
+        let others = train(&jobs()[..2], &mut Others, folder.path(), 4, |_, _| ControlFlow::Continue(()));
+        assert!(others.unwrap_err().to_string().contains("other vectors"));
         let mut batches = jobs();
         batches[0].settings.batch = 8;
         assert!(go(&batches).unwrap_err().to_string().contains("same batches"));
