@@ -5,15 +5,16 @@
 //! code of a state is unique and can be found. Two things are tried: states made of known atoms and then stretched, and the
 //! states of a small model.
 
+mod states;
+
 use endoscope_causal::statistics::{Seeds, seeds};
-use endoscope_dictionary::evaluate::{FitSums, coherence, matched};
+use endoscope_dictionary::evaluate::{FitSums, coherence};
 use endoscope_dictionary::training::{Examples, InputScaling, NetworkStream, Objective, Settings, Stream, Trainer};
 use endoscope_dictionary::{Config as Template, Matrix, Whitening};
 use endoscope_models::Model;
 use endoscope_models::views::WeightName;
 use endoscope_report::{Label, Section, Table, labels};
 use endoscope_train::{Recipe, generator};
-use rand::RngExt;
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::finding::{CONFIDENCE, Finding, Line, Test};
 use crate::lab::Lab;
 use crate::study::{Outcome, Study, Untested};
+use states::States;
 
 /// Whose states are decomposed.
 const ORGANISM: &str = "multiple-choice";
@@ -175,72 +177,6 @@ impl Study for Atoms {
         })?;
         outcome(lab.seeds(), config, &measured)
     }
-}
-
-/// States of known atoms, stretched: `x = c D A`.
-struct States {
-    /// `[atoms, width]`: two orthonormal bases that are as far from each other as bases can be (the identity and Hadamard's
-    /// matrix, turned together), so that the largest cosine of two atoms is `1 / √width`.
-    atoms: Matrix,
-    /// `[width, width]`, and its inverse.
-    stretched: Matrix,
-    back: Matrix,
-    seed: u64,
-}
-
-impl States {
-    fn new(config: &Config, seed: u64) -> Result<Self> {
-        let width = config.width;
-        let scale = 1. / (width as f32).sqrt();
-        let hadamard =
-            |row: usize, column: usize| if (row & column).count_ones().is_multiple_of(2) { scale } else { -scale };
-        let both = |row: usize, column: usize| match row < width {
-            true => f32::from(u8::from(row == column)),
-            false => hadamard(row - width, column),
-        };
-        let values = (0..2 * width * width).map(|at| both(at / width, at % width)).collect();
-        let turn = rotation(width, seed, 1)?;
-        let atoms = Matrix::new(2 * width, width, values)?.times_transposed(&turn)?;
-        // Turned, stretched along the axes from 1 / √s to √s, and turned again.
-        let (first, second) = (rotation(width, seed, 2)?, rotation(width, seed, 3)?);
-        let along = |at: usize| config.stretch.powf(at as f64 / (width - 1) as f64 - 0.5) as f32;
-        let map = |power: f32| -> Result<Matrix> {
-            let mut scaled = first.clone();
-            for row in 0..width {
-                scaled.row_mut(row).iter_mut().for_each(|x| *x *= along(row).powf(power));
-            }
-            Ok(scaled)
-        };
-        // A = Fᵀ S G, its inverse Gᵀ S⁻¹ F; both as matrices that rows are multiplied by.
-        let stretched = map(1.)?.transposed().times_transposed(&second.transposed())?;
-        let back = second.transposed().times_transposed(&map(-1.)?.transposed())?;
-        Ok(Self { atoms, stretched, back, seed })
-    }
-
-    /// States, `[rows, width]`, of `active` atoms each.
-    fn draw(&self, number: u64, rows: usize, active: usize) -> Result<Matrix> {
-        let mut random = generator(self.seed, (1 << 40) + number);
-        let mut straight = Matrix::zeros(rows, self.atoms.columns());
-        let mut order: Vec<usize> = (0..self.atoms.rows()).collect();
-        for row in 0..rows {
-            let (chosen, _) = order.partial_shuffle(&mut random, active.min(self.atoms.rows()));
-            for &mut atom in chosen {
-                let size = random.random_range(0.5f32..1.5);
-                straight.row_mut(row).iter_mut().zip(self.atoms.row(atom)).for_each(|(x, d)| *x += size * d);
-            }
-        }
-        Ok(straight.times_transposed(&self.stretched.transposed())?)
-    }
-
-    /// How well directions of stretched states are the atoms, once the stretch is taken back.
-    fn recovered(&self, directions: &Matrix) -> Result<f64> {
-        Ok(matched(&self.atoms, &directions.times_transposed(&self.back.transposed())?)?.mean_max_cosine)
-    }
-}
-
-/// An orthogonal matrix, drawn at random.
-fn rotation(width: usize, seed: u64, draw: u64) -> Result<Matrix> {
-    Ok(Matrix::from_tensor(&crate::shared::random_directions((width, width), seed, draw)?)?)
 }
 
 fn directions(rows: usize, width: usize, seed: u64, stream: u64) -> Result<Matrix> {
