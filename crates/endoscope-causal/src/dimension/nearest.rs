@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use endoscope_kernels::sparse::dot;
 use rayon::prelude::*;
 
 use super::fail;
@@ -23,7 +24,7 @@ const STRIPE: usize = 512;
 const ROWS: usize = 2048;
 
 /// Points that are compared with limits at once: nearly always none of them is near enough.
-const GROUP: usize = 32;
+pub(super) const GROUP: usize = 32;
 
 /// Of how many pairs one may be near for shadows to be used: what they leave is computed pair by pair, several times slower than in
 /// a block.
@@ -204,7 +205,7 @@ impl<'a> Cloud<'a> {
         }
         let products = |(at, points): (usize, Vec<usize>)| {
             let row = self.of(rows.start + at..rows.start + at + 1);
-            points.into_iter().map(|point| (point, product(row, self.of(point..point + 1)))).collect()
+            points.into_iter().map(|point| (point, dot(row, self.of(point..point + 1)))).collect()
         };
         Ok(Some(found.into_par_iter().enumerate().map(products).collect()))
     }
@@ -297,20 +298,6 @@ impl<'a> Cloud<'a> {
         nearest.truncate(self.count);
         nearest
     }
-}
-
-/// In f32.
-fn product(a: &[f32], b: &[f32]) -> f32 {
-    const WIDTH: usize = 64;
-    let (a, rest_a) = a.as_chunks::<WIDTH>();
-    let (b, rest_b) = b.as_chunks::<WIDTH>();
-    let mut sums = [0f32; WIDTH];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..WIDTH {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// In f64, from the points themselves.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use endoscope_kernels::{PackedMatrix, Precision};
 use rayon::prelude::*;
 
-use super::nearest::ROUNDING;
+use super::nearest::{GROUP, ROUNDING};
 use crate::error::Result;
 
 /// Points from which the directions are found: the power step is a small part of the work.
@@ -89,9 +89,6 @@ impl Shadow {
 pub(super) fn columns(points: &[f32], dim: usize) -> PackedMatrix {
     PackedMatrix::pack(dim, points.len() / dim, Precision::F32, |k, column| points[column * dim + k])
 }
-
-/// Pairs that are compared at once: nearly always none of them is near.
-const GROUP: usize = 32;
 
 /// An orthonormal basis of what `vectors` span, row after row: Gram and Schmidt's, twice (Giraud et al. 2005: it is enough).
 /// Where they span nothing, one axis.

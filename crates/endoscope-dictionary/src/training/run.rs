@@ -59,8 +59,8 @@ pub fn train(
         let reason = format!("{} has batches of {}, {} of {rows}", other.name, other.settings.batch, first.name);
         return Err(Error::Training(format!("dictionaries of one stream see the same batches: {reason}")));
     }
-    let batch = stream.batch(0, rows)?.input;
-    let beginning: Vec<f32> = batch.values().iter().take(batch.columns()).copied().collect();
+    let sample = sample(stream, rows)?;
+    let beginning: Vec<f32> = sample.input.values().iter().take(sample.input.columns()).copied().collect();
     let mut running = Vec::new();
     for job in jobs {
         let path = directory.join(&job.name).join("checkpoint");
@@ -79,13 +79,13 @@ pub fn train(
                 checkpoint
             }
             None => {
-                let sample = sample(stream, rows)?;
                 let trainer = Trainer::new(job.settings.clone(), job.template.clone(), &sample)?;
                 Checkpoint { trainer, history: Vec::new(), beginning: beginning.clone() }
             }
         };
         running.push(Running { job, checkpoint, path });
     }
+    drop(sample);
     let ended = |running: &[Running<'_>]| running.iter().all(|running| running.checkpoint.trainer.is_finished());
     while !ended(&running) {
         // Those whose checkpoint is of a later batch wait for the others.
